@@ -1,0 +1,7 @@
+//! Pure math on matrix views: no I/O, no model words, no allocation in a hot call.
+//!
+//! Letters, everywhere in this crate: `T` tokens, `S` sequences, `H` hidden width, `N` heads (in a product:
+//! output columns), `D` head width, `F` feed-forward width, `R` rank, `G` groups, `L` layers, `V` vocabulary.
+
+pub mod activation;
+pub mod panel;

@@ -1,0 +1,12 @@
+//! sorank: SoRA (sparse low-rank adaptation) for encoders, and a CPU runtime that runs many pruned,
+//! variable-rank adapters over one memory-mapped frozen base in one ragged batch.
+
+pub mod adapter;
+pub mod error;
+pub mod kernel;
+pub mod mat;
+pub mod simd;
+pub mod spec;
+pub mod weights;
+
+pub use error::{Error, Result};

@@ -1,0 +1,135 @@
+//! AVX-512 F, BW, DQ, VL: a vector of 16 lanes is one register.
+//!
+//! Safety, once for the file: an [`Avx512`] exists only inside [`trampoline`], which is only called after
+//! these features were detected, so every intrinsic here is available. Memory is touched only through
+//! pointers whose reach the trait's callers promise.
+
+use std::arch::x86_64::*;
+
+use super::{
+    Kernel, Level, Simd,
+    avx2::{max8, sum8},
+};
+
+/// Proof of AVX-512 F, BW, DQ, VL, and of AVX2, FMA and F16C.
+#[derive(Debug, Clone, Copy)]
+pub struct Avx512(());
+
+/// Compiles `kernel` with AVX-512 and runs it.
+///
+/// # Safety
+/// The CPU has these features.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) unsafe fn trampoline<K: Kernel>(kernel: K) -> K::Out {
+    kernel.run(Avx512(()))
+}
+
+macro_rules! lanewise {
+    ($($name:ident($($arg:ident),+) => $intrinsic:ident;)+) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: __m512),+) -> __m512 {
+            // SAFETY: the file's argument.
+            unsafe { $intrinsic($($arg),+) }
+        }
+    )+};
+}
+
+/// A mask of the first `n < 16` lanes.
+#[inline(always)]
+fn mask(n: usize) -> __mmask16 {
+    ((1u32 << n) - 1) as __mmask16
+}
+
+impl Simd for Avx512 {
+    const LEVEL: Level = Level::Avx512;
+    const TILE_ROWS: usize = 8;
+    const TILE_PANELS: usize = 3;
+    type F = __m512;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: the file's argument.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_ptr(self, p: *const f32) -> __m512 {
+        // SAFETY: the caller promises 16 elements.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_part_ptr(self, p: *const f32, n: usize) -> __m512 {
+        // SAFETY: the mask touches only the `n` elements that the caller promises.
+        unsafe { _mm512_maskz_loadu_ps(mask(n), p) }
+    }
+    #[inline(always)]
+    unsafe fn store_ptr(self, v: __m512, p: *mut f32) {
+        // SAFETY: the caller promises 16 elements.
+        unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_part_ptr(self, v: __m512, p: *mut f32, n: usize) {
+        // SAFETY: the mask touches only the `n` elements that the caller promises.
+        unsafe { _mm512_mask_storeu_ps(p, mask(n), v) }
+    }
+
+    lanewise! {
+        add(a, b) => _mm512_add_ps;
+        sub(a, b) => _mm512_sub_ps;
+        mul(a, b) => _mm512_mul_ps;
+        div(a, b) => _mm512_div_ps;
+        fma(a, b, c) => _mm512_fmadd_ps;
+        min(a, b) => _mm512_min_ps;
+        max(a, b) => _mm512_max_ps;
+        abs(a) => _mm512_abs_ps;
+    }
+
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        // SAFETY: the file's argument.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    fn scale2(self, a: __m512, n: __m512) -> __m512 {
+        // Two factors as at the other levels (not VSCALEFPS), so that a subnormal result rounds alike.
+        // SAFETY: the file's argument.
+        unsafe {
+            let n = _mm512_cvtps_epi32(n);
+            let first = _mm512_srai_epi32::<1>(n);
+            let power = |e| {
+                _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(
+                    e,
+                    _mm512_set1_epi32(127),
+                )))
+            };
+            _mm512_mul_ps(
+                _mm512_mul_ps(a, power(first)),
+                power(_mm512_sub_epi32(n, first)),
+            )
+        }
+    }
+    #[inline(always)]
+    fn select_lt(self, a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+        // SAFETY: the file's argument.
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x) }
+    }
+    #[inline(always)]
+    fn sum(self, a: __m512) -> f32 {
+        // SAFETY: the file's argument.
+        unsafe {
+            sum8(_mm256_add_ps(
+                _mm512_castps512_ps256(a),
+                _mm512_extractf32x8_ps::<1>(a),
+            ))
+        }
+    }
+    #[inline(always)]
+    fn max_lane(self, a: __m512) -> f32 {
+        // SAFETY: the file's argument.
+        unsafe {
+            max8(_mm256_max_ps(
+                _mm512_castps512_ps256(a),
+                _mm512_extractf32x8_ps::<1>(a),
+            ))
+        }
+    }
+}

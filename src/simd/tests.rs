@@ -1,0 +1,126 @@
+//! Every operation of the trait at every level of this CPU, against plain `f32` arithmetic.
+
+use super::*;
+
+struct Ops<'a> {
+    a: &'a [f32; LANES],
+    b: &'a [f32; LANES],
+}
+
+impl Kernel for Ops<'_> {
+    type Out = Vec<(&'static str, [f32; LANES])>;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Out {
+        let (a, b) = (s.load(self.a), s.load(self.b));
+        let n = s.round(b);
+        let rows = [
+            ("add", s.add(a, b)),
+            ("sub", s.sub(a, b)),
+            ("mul", s.mul(a, b)),
+            ("div", s.div(a, b)),
+            ("min", s.min(a, b)),
+            ("max", s.max(a, b)),
+            ("abs", s.abs(a)),
+            ("round", s.round(a)),
+            ("scale2", s.scale2(a, n)),
+            ("select_lt", s.select_lt(a, b, a, n)),
+            ("sum", s.splat(s.sum(a))),
+            ("max_lane", s.splat(s.max_lane(a))),
+        ];
+        rows.map(|(name, v)| {
+            let mut out = [0.0; LANES];
+            s.store(v, &mut out);
+            (name, out)
+        })
+        .to_vec()
+    }
+}
+
+struct Parts<'a>(&'a [f32], &'a mut [f32]);
+
+impl Kernel for Parts<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let v = s.load_part(self.0);
+        s.store_part(s.add(v, s.splat(1.0)), self.1);
+    }
+}
+
+#[test]
+fn operations_equal_plain_arithmetic_at_every_level() {
+    let a: [f32; LANES] = std::array::from_fn(|i| (i as f32 - 7.5) * 1.37);
+    let b: [f32; LANES] = std::array::from_fn(|i| (i as f32 * 5.3) % 7.0 - 3.0);
+    let tree = |mut v: [f32; LANES]| {
+        for half in [8, 4, 2, 1] {
+            (0..half).for_each(|i| v[i] += v[i + half]);
+        }
+        v[0]
+    };
+    for &level in levels() {
+        for (name, got) in run_at(level, Ops { a: &a, b: &b }) {
+            for i in 0..LANES {
+                let (x, y) = (a[i], b[i]);
+                let want = match name {
+                    "add" => x + y,
+                    "sub" => x - y,
+                    "mul" => x * y,
+                    "div" => x / y,
+                    "min" => x.min(y),
+                    "max" => x.max(y),
+                    "abs" => x.abs(),
+                    "round" => x.round_ties_even(),
+                    "scale2" => x * y.round_ties_even().exp2(),
+                    "select_lt" => {
+                        if x < y {
+                            x
+                        } else {
+                            y.round_ties_even()
+                        }
+                    }
+                    "sum" => tree(a),
+                    _ => 7.5 * 1.37,
+                };
+                assert_eq!(
+                    got[i].to_bits(),
+                    want.to_bits(),
+                    "{name} lane {i} at {level:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_touch_nothing_else() {
+    for &level in levels() {
+        for n in 0..LANES {
+            let from: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let mut to = vec![-1.0; LANES];
+            run_at(level, Parts(&from, &mut to[..n]));
+            for (i, &x) in to.iter().enumerate() {
+                assert_eq!(
+                    x,
+                    if i < n { i as f32 + 1.0 } else { -1.0 },
+                    "lane {i} of {n} at {level:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn levels_that_ci_requires_ran() {
+    let ran: Vec<_> = levels().iter().map(|l| l.name()).collect();
+    println!("levels tested: {}", ran.join(", "));
+    for required in std::env::var("REQUIRE_LEVELS")
+        .unwrap_or_default()
+        .split(',')
+        .filter(|s| !s.is_empty())
+    {
+        assert!(
+            ran.contains(&required),
+            "REQUIRE_LEVELS names {required}, but this CPU has only {ran:?}"
+        );
+    }
+}

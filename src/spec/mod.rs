@@ -1,0 +1,182 @@
+//! What an encoder is, as data: `config.json` turned into facts. No weights, no arithmetic.
+//!
+//! One file a family turns its configuration into an [`EncoderSpec`]; `model/` branches on the facts in it
+//! (`Position::Relative`), never on the family's name. A configuration key that would change the answer
+//! and is not supported is refused by name.
+
+pub mod head;
+pub mod names;
+
+pub use head::{DenseSpec, HeadSpec, Pooling};
+pub use names::Names;
+
+use crate::kernel::activation::Activation;
+
+/// Everything the forward pass needs to know about an encoder besides its weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncoderSpec {
+    /// `model_type` of the configuration; for people, never branched on.
+    pub family: String,
+    /// Rows of the word embedding table.
+    pub vocab: usize,
+    /// Hidden width H.
+    pub hidden: usize,
+    /// Attention heads N; the head width D is `hidden / heads`.
+    pub heads: usize,
+    /// Feed-forward width F.
+    pub ffn: usize,
+    /// The most tokens of one sequence, special tokens included.
+    pub max_tokens: usize,
+    /// Id of the padding token.
+    pub pad_id: u32,
+    /// Epsilon of every layer norm.
+    pub norm_eps: f32,
+    /// The embedding layer.
+    pub embed: EmbedSpec,
+    /// One entry a layer, first to last.
+    pub layers: Vec<LayerSpec>,
+    /// A norm after the last layer (pre-norm encoders).
+    pub final_norm: bool,
+    /// Tensor and module names.
+    pub names: Names,
+    /// How this family's sequence classifier is built.
+    pub sequence_head: HeadSpec,
+    /// How this family's token classifier is built.
+    pub token_head: HeadSpec,
+    /// What the checkpoint's own head is, when `architectures` names one.
+    pub own_head: Option<OwnHead>,
+    /// Labels of the checkpoint's own head, by index (`id2label`).
+    pub labels: Vec<String>,
+    /// `problem_type` of the configuration, where it says one.
+    pub problem: Option<Problem>,
+}
+
+/// The head that a checkpoint itself carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnHead {
+    /// `...ForSequenceClassification`
+    Sequence,
+    /// `...ForTokenClassification`
+    Token,
+}
+
+/// What the outputs of a sequence classifier mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Problem {
+    /// One real number (one output); the score is the logit itself.
+    Regression,
+    /// Exactly one label holds: softmax.
+    SingleLabelClassification,
+    /// Any number of labels hold: a sigmoid each.
+    MultiLabelClassification,
+}
+
+/// The embedding layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbedSpec {
+    /// Width of the tables; a projection to `hidden` follows where it differs.
+    pub width: usize,
+    /// Learned positions, if any.
+    pub positions: Positions,
+    /// Rows of the token-type table; 0 where there is none.
+    pub types: usize,
+    /// A layer norm over the sum.
+    pub norm: bool,
+    /// Whether layer norms (all of the encoder's) have a bias.
+    pub norm_bias: bool,
+}
+
+/// Learned positions of the embedding layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// None: the attention knows of positions.
+    None,
+    /// A table, the first token at row 0.
+    FromZero {
+        /// Rows of the table.
+        rows: usize,
+    },
+    /// A table, the first token at row `pad + 1`; a pad token inside a text stands at row `pad` and is not counted.
+    FromPad {
+        /// Rows of the table.
+        rows: usize,
+    },
+}
+
+/// One layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerSpec {
+    /// Where the norms stand.
+    pub order: Order,
+    /// What attention knows of positions.
+    pub position: Position,
+    /// Local attention: a token sees those at most this far away. `None`: all.
+    pub window: Option<usize>,
+    /// The feed-forward block.
+    pub mlp: Mlp,
+    /// Its activation.
+    pub activation: Activation,
+    /// Whether the linears have biases.
+    pub bias: bool,
+    /// Whether the norm before attention exists (pre-norm: absent in ModernBERT's first layer).
+    pub attn_norm: bool,
+    /// The layer whose tensors this one uses: its own index, or an earlier one where layers share.
+    pub weights_of: usize,
+}
+
+/// Where a layer's norms stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// `x = norm(x + f(x))`
+    Post,
+    /// `x = x + f(norm(x))`
+    Pre,
+}
+
+/// What attention itself knows of positions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Position {
+    /// Nothing: positions are in the embeddings.
+    Absolute,
+    /// Rotary embedding of q and k (rotated halves).
+    Rotary {
+        /// Base of the frequencies.
+        theta: f32,
+    },
+    /// DeBERTa's disentangled relative attention.
+    Relative(Relative),
+    /// A learned bias a head for each bucket of distance, one table for all layers (MPNet).
+    Bucketed {
+        /// Rows of the table.
+        buckets: usize,
+        /// Distance at which the last bucket begins.
+        max_distance: usize,
+    },
+}
+
+/// Facts of DeBERTa's relative attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Relative {
+    /// Buckets on each side (`position_buckets`); 0 or less in a config means distances are not bucketed.
+    pub buckets: usize,
+    /// Largest distance told apart (`max_relative_positions`).
+    pub max_distance: usize,
+    /// Content to position.
+    pub c2p: bool,
+    /// Position to content.
+    pub p2c: bool,
+    /// Positions go through the layer's own q and k projections.
+    pub shared_keys: bool,
+    /// The table of relative embeddings is normed.
+    pub norm: bool,
+}
+
+/// The feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mlp {
+    /// `out(act(in(x)))`
+    Plain,
+    /// `out(act(a) * b)` with `a | b` = in(x), of width 2F: the activated half first.
+    Gated,
+}

@@ -1,0 +1,45 @@
+//! Tensor and module names of a family, as tables.
+//!
+//! A name is a prefix, a template with `{}` for the layer, and `.weight` or `.bias`. The prefix is what a
+//! model class adds around the encoder (`bert.`); a checkpoint of the bare encoder has none.
+
+/// Where a family keeps its tensors. Names are module paths without `.weight` / `.bias`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Names {
+    /// What may stand before every name of the encoder; the first that matches a checkpoint is taken.
+    pub prefixes: &'static [&'static str],
+    /// Word embedding table.
+    pub word: &'static str,
+    /// Position embedding table.
+    pub position: &'static str,
+    /// Token-type embedding table.
+    pub types: &'static str,
+    /// Norm of the embedding layer.
+    pub embed_norm: &'static str,
+    /// Projection from the embedding width to the hidden width.
+    pub embed_project: &'static str,
+    /// The modules of each linear of a layer, in column order; `{}` is the layer.
+    pub qkv: &'static [&'static str],
+    /// Output of attention.
+    pub attn_out: &'static str,
+    /// Into the feed-forward block (gated: the activated half first).
+    pub mlp_in: &'static [&'static str],
+    /// Out of it.
+    pub mlp_out: &'static str,
+    /// Norm of the attention half.
+    pub attn_norm: &'static str,
+    /// Norm of the feed-forward half.
+    pub mlp_norm: &'static str,
+    /// Norm after the last layer.
+    pub final_norm: &'static str,
+    /// Table of relative embeddings, or of bucketed biases (the parameter's own name: no `.weight` is added when it ends with it).
+    pub relative: &'static str,
+    /// Norm of the table of relative embeddings.
+    pub relative_norm: &'static str,
+    /// Projections of relative positions where they are not shared: key, query.
+    pub relative_projections: &'static [&'static str],
+    /// Other spellings of a part of a name: (found, meant), e.g. (`gamma`, `weight`).
+    pub aliases: &'static [(&'static str, &'static str)],
+    /// Starts of tensor names (after the prefix) that are known and not needed.
+    pub ignored: &'static [&'static str],
+}
