@@ -1,0 +1,105 @@
+//! The embedding layer: rows of the checkpoint's tables, summed, normed, projected.
+//!
+//! Tables are read where they lie, in the mapped checkpoint, in its own storage type; nothing is copied at load.
+
+use std::sync::Arc;
+
+use crate::{
+    mat::MatMut,
+    model::{batch::Batch, linear::{Epilogue, Linear}, norm::Norm},
+    spec::{EncoderSpec, Positions},
+    weights::{Packed, Table},
+};
+
+/// The embedding layer.
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    word: Arc<Table>,             // [V x E]
+    position: Option<Arc<Table>>, // [rows x E]
+    types: Option<Arc<Table>>,    // [types x E]
+    norm: Option<Norm>,           // [E]
+    project: Option<Linear>,      // [H x E]
+    positions: Positions,
+    pad: u32,
+}
+
+/// What the loader found for an embedding layer.
+#[derive(Debug)]
+pub struct EmbeddingParts {
+    /// Word table.
+    pub word: Table,
+    /// Position table.
+    pub position: Option<Table>,
+    /// Token-type table.
+    pub types: Option<Table>,
+    /// Norm of the sum.
+    pub norm: Option<Norm>,
+    /// Projection to the hidden width.
+    pub project: Option<Linear>,
+}
+
+impl Embedding {
+    /// Puts the parts together as `spec` says.
+    pub fn new(spec: &EncoderSpec, parts: EmbeddingParts) -> Self {
+        Self {
+            word: Arc::new(parts.word),
+            position: parts.position.map(Arc::new),
+            types: parts.types.map(Arc::new),
+            norm: parts.norm,
+            project: parts.project,
+            positions: spec.embed.positions,
+            pad: spec.pad_id,
+        }
+    }
+
+    /// Fills `x [T x H]`. `wide` is scratch where the tables are not H wide.
+    pub fn forward(
+        &self,
+        batch: &Batch,
+        packed: &Packed,
+        wide: &mut crate::mat::Matrix,
+        mut x: MatMut<'_>,
+        threads: usize,
+    ) {
+        let Some(project) = &self.project else {
+            return self.rows(batch, x.reborrow());
+        };
+        let mut w = wide.reshape(batch.tokens(), self.word.cols());
+        self.rows(batch, w.reborrow());
+        project.forward(packed, w.as_ref(), &[], Epilogue::default(), x, threads);
+    }
+
+    fn rows(&self, batch: &Batch, mut x: MatMut<'_>) {
+        for s in 0..batch.sequences() {
+            let mut counted = 0; // tokens so far that are not padding
+            for (i, t) in batch.rows(s).enumerate() {
+                let id = batch.ids()[t];
+                let row = x.row_mut(t);
+                self.word.copy_row(id as usize, row);
+                if let Some(types) = &self.types {
+                    types.add_row(batch.types()[t] as usize, row);
+                }
+                let position = match self.positions {
+                    Positions::None => None,
+                    Positions::FromZero { .. } => Some(i),
+                    Positions::FromPad { .. } if id == self.pad => Some(self.pad as usize),
+                    Positions::FromPad { .. } => {
+                        counted += 1;
+                        Some(self.pad as usize + counted)
+                    }
+                };
+                if let (Some(position), Some(table)) = (position, &self.position) {
+                    table.add_row(position, row);
+                }
+            }
+        }
+        if let Some(norm) = &self.norm {
+            norm.forward(x);
+        }
+    }
+
+    /// The word table's rows, V: ids at or above it are refused at admission.
+    pub fn vocab(&self) -> usize {
+        self.word.rows()
+    }
+}
