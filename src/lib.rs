@@ -7,6 +7,7 @@ pub mod kernel;
 pub mod mat;
 pub mod simd;
 pub mod spec;
+pub mod text;
 pub mod weights;
 
 pub use error::{Error, Result};
