@@ -158,10 +158,17 @@ impl Model {
             Level::Sequence => &self.spec.sequence_head,
             Level::Token => &self.spec.token_head,
         };
+        let adapter = head.adapter;
+        // PEFT saves the head of a classification adapter with it: where it says so, a base's head is another task's.
+        let own = adapter.is_some_and(|a| {
+            matches!(
+                a.task_type,
+                Some(TaskType::SequenceClassification | TaskType::TokenClassification)
+            )
+        }) || head.saved_name(&format!("{}.weight", spec.out)).is_some();
+        head.own = own.then(|| outermost(spec.out));
         let layers = head.read(spec)?;
         let outputs = layers.outputs();
-        let adapter = head.adapter;
-        let own = adapter.is_some_and(|a| a.saved.keys().any(|k| k.starts_with(spec.out)));
         let labels = match (own, adapter.and_then(|a| a.labels.as_ref())) {
             (true, Some(labels)) => {
                 if labels.len() != outputs {
@@ -240,6 +247,13 @@ struct HeadReader<'a> {
     /// Low-rank factors on a head's dense layer; folded into the task's own copy.
     factors: BTreeMap<&'a str, &'a Factors>,
     used: Vec<String>,
+    /// The module that must be the adapter's own, with everything in it.
+    own: Option<&'static str>,
+}
+
+/// `classifier` of `classifier.out_proj`.
+fn outermost(module: &str) -> &str {
+    module.split('.').next().unwrap_or(module)
 }
 
 /// A tensor of a head.
@@ -250,7 +264,7 @@ struct HeadTensor {
 
 impl<'a> HeadReader<'a> {
     fn new(model: &'a Model, adapter: Option<&'a Adapter>) -> Self {
-        Self { model, adapter, factors: BTreeMap::new(), used: Vec::new() }
+        Self { model, adapter, factors: BTreeMap::new(), used: Vec::new(), own: None }
     }
 
     /// The adapter's spelling of a saved tensor, with or without the encoder's prefix.
@@ -266,6 +280,9 @@ impl<'a> HeadReader<'a> {
             let saved = &adapter.saved[&found];
             self.used.push(found);
             return Ok(Some(HeadTensor { shape: saved.shape.clone(), data: saved.data.clone() }));
+        }
+        if self.own == Some(outermost(name)) {
+            return Ok(None);
         }
         let prefix = if in_encoder { self.model.prefix } else { "" };
         let tensors = &self.model.tensors;

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod bind;
 pub mod block;
 pub mod embedding;
+pub mod export;
 pub mod head;
 pub mod hook;
 pub mod linear;
