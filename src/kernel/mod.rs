@@ -5,4 +5,9 @@
 
 pub mod activation;
 pub mod exp;
+#[cfg(test)]
+mod naive;
+pub mod norm;
 pub mod panel;
+pub mod reduce;
+pub mod softmax;
