@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{kernel, model::Classifier, spec::Problem};
+use crate::{kernel::softmax, mat::MatMut, model::Classifier, spec::Problem};
 
 /// The answer to one row.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,10 +32,11 @@ impl Classes {
         let mut scores = logits.to_vec();
         match classifier.problem {
             Problem::Regression => {}
-            Problem::SingleLabelClassification => kernel::softmax::softmax(&mut scores),
-            Problem::MultiLabelClassification => {
-                scores.iter_mut().for_each(|x| *x = kernel::pool::sigmoid(*x));
+            Problem::SingleLabelClassification => {
+                let n = scores.len();
+                softmax::softmax(MatMut::new(&mut scores, 1, n));
             }
+            Problem::MultiLabelClassification => softmax::sigmoid(&mut scores),
         }
         Self {
             logits: logits.to_vec(),

@@ -104,9 +104,7 @@ impl Block {
     /// `half = norm(x)`, or nothing where there is no norm.
     fn pre_norm(&self, norm: Option<&Norm>, w: &mut Workspace) -> Input {
         let Some(norm) = norm else { return Input::Stream };
-        let mut half = w.half.reshape(w.x.rows(), w.x.cols());
-        half.copy_from(w.x.view());
-        norm.forward(half);
+        norm.forward_into(w.x.view(), w.half.reshape(w.x.rows(), w.x.cols()));
         Input::Half
     }
 

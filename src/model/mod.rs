@@ -16,6 +16,7 @@ pub mod linear;
 pub mod load;
 pub mod merge;
 pub mod norm;
+pub mod pooling;
 pub mod sites;
 pub mod task;
 
@@ -161,9 +162,9 @@ impl Model {
     /// One vector of a sequence's last hidden states `rows [T x H]`.
     pub fn embed(&self, embedder: Embedder, rows: Mat<'_>) -> Vec<f32> {
         let mut out = vec![0.0; self.spec.hidden];
-        kernel::pool::pool(embedder.pooling, rows, &mut out);
+        pooling::forward(embedder.pooling, rows, &mut out);
         if embedder.normalize {
-            kernel::pool::l2_normalize(&mut out);
+            kernel::pool::normalize(&mut out);
         }
         out
     }
@@ -178,7 +179,7 @@ impl Model {
         let mut pooled = Matrix::zeros(sequences.len(), self.spec.hidden);
         let mut rows = pooled.view_mut();
         for (i, range) in sequences.enumerate() {
-            kernel::pool::pool(head.pool, encoded.row_range(range), rows.row_mut(i));
+            pooling::forward(head.pool, encoded.row_range(range), rows.row_mut(i));
         }
         head.forward(&self.packed, pooled.view())
     }

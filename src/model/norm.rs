@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::{kernel, mat::MatMut};
+use crate::{
+    kernel::norm::LayerNorm,
+    mat::{Mat, MatMut},
+};
 
 /// `gamma (x - mean) / sqrt(var + eps) + beta`, row by row.
 #[derive(Debug, Clone)]
@@ -16,8 +19,17 @@ pub struct Norm {
 }
 
 impl Norm {
+    fn kernel(&self) -> LayerNorm<'_> {
+        LayerNorm { weight: &self.gamma, bias: self.beta.as_deref(), eps: self.eps }
+    }
+
     /// Norms every row of `x` in place.
     pub fn forward(&self, x: MatMut<'_>) {
-        kernel::norm::layer_norm(x, &self.gamma, self.beta.as_deref(), self.eps);
+        self.kernel().in_place(x, None);
+    }
+
+    /// `y = norm(x)`
+    pub fn forward_into(&self, x: Mat<'_>, y: MatMut<'_>) {
+        self.kernel().into(x, y);
     }
 }
