@@ -9,5 +9,6 @@ pub mod exp;
 mod naive;
 pub mod norm;
 pub mod panel;
+pub mod pool;
 pub mod reduce;
 pub mod softmax;
