@@ -7,14 +7,11 @@ use crate::{adapter::Adapter, error::Result, weights::Source};
 
 /// The tiny base.
 pub fn base() -> Source {
-    Source::embedded(
-        "built-in",
-        &[
-            ("config.json", include_bytes!("../models/tiny/base/config.json")),
-            ("tokenizer.json", include_bytes!("../models/tiny/base/tokenizer.json")),
-            ("model.safetensors", include_bytes!("../models/tiny/base/model.safetensors")),
-        ],
-    )
+    Source::Embedded(&[
+        ("config.json", include_bytes!("../models/tiny/base/config.json")),
+        ("tokenizer.json", include_bytes!("../models/tiny/base/tokenizer.json")),
+        ("model.safetensors", include_bytes!("../models/tiny/base/model.safetensors")),
+    ])
 }
 
 /// Its adapters, by name.

@@ -37,14 +37,14 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let mut bases: Vec<Source> = args.model.iter().cloned().map(Source::directory).collect();
+    let mut bases = args.model.iter().map(Source::dir).collect::<Result<Vec<Source>>>()?;
     let mut adapters: Vec<(String, Adapter)> = Vec::new();
     for (name, dir) in &args.adapters {
         adapters.push((name.clone(), Adapter::read(dir)?));
     }
     for dir in &args.dirs {
         match kind_of(dir)? {
-            Kind::Base => bases.push(Source::directory(dir.clone())),
+            Kind::Base => bases.push(Source::dir(dir)?),
             Kind::Adapter => adapters.push((name_of(dir), Adapter::read(dir)?)),
         }
     }

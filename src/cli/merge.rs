@@ -6,7 +6,7 @@ use super::{Failure, setup::named_dir};
 use crate::{
     adapter::Adapter,
     error::Error,
-    model::export::export_merged,
+    model::{LoadOptions, Model},
     weights::Source,
 };
 
@@ -31,7 +31,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         return Err(Error::format(&args.out, "exists already; nothing is overwritten").into());
     }
     let adapter = Adapter::read(&args.adapter.1)?;
-    export_merged(&Source::directory(args.model.clone()), &adapter, &args.out)?;
+    let model = Model::load(Source::dir(&args.model)?, &LoadOptions::default())?;
+    model.export_merged(&adapter, &args.out)?;
     eprintln!("wrote {}", args.out.display());
     Ok(())
 }

@@ -66,11 +66,11 @@ pub(super) fn named_dir(arg: &str) -> Result<(String, PathBuf), String> {
 
 impl ModelArgs {
     /// Where the base is.
-    pub(super) fn source(&self) -> Source {
-        match &self.model {
-            Some(dir) => Source::directory(dir.clone()),
+    pub(super) fn source(&self) -> Result<Source, Failure> {
+        Ok(match &self.model {
+            Some(dir) => Source::dir(dir)?,
             None => embedded::base(),
-        }
+        })
     }
 
     /// The base, loaded.
@@ -79,7 +79,7 @@ impl ModelArgs {
         let report = |done: usize, total: usize| progress.set(done, total);
         let pack = PackOptions { progress: Some(&report), ..PackOptions::default() };
         let options = LoadOptions { precision: Some(self.dtype.into()), pack };
-        Ok(Model::load(self.source(), &options)?)
+        Ok(Model::load(self.source()?, &options)?)
     }
 
     /// The adapters with their names: those given, or the built-in ones of the built-in model.

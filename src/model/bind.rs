@@ -288,7 +288,7 @@ impl<'a> HeadReader<'a> {
         let tensors = &self.model.tensors;
         let found = find(tensors, &self.model.spec, &format!("{prefix}{name}"));
         let Some(tensor) = found.and_then(|n| tensors.get(&n)) else { return Ok(None) };
-        Ok(Some(HeadTensor { shape: tensor.shape().to_vec(), data: tensor.to_f32()? }))
+        Ok(Some(HeadTensor { shape: tensor.shape.to_vec(), data: tensor.values(tensor.shape)? }))
     }
 
     fn read(&mut self, spec: &HeadSpec) -> Result<Head> {
@@ -364,6 +364,7 @@ impl<'a> HeadReader<'a> {
 
     fn norm(&mut self, name: &str, in_encoder: bool, missing: &mut Vec<String>) -> Result<Option<Norm>> {
         let h = self.model.spec.hidden;
+        let (norm_bias, eps) = (self.model.spec.embed.norm_bias, self.model.spec.norm_eps);
         let mut vector = |part: &str, missing: &mut Vec<String>| -> Result<Option<Arc<[f32]>>> {
             let name = format!("{name}.{part}");
             match self.tensor(&name, in_encoder)? {
@@ -376,11 +377,11 @@ impl<'a> HeadReader<'a> {
             }
         };
         let gamma = vector("weight", missing)?;
-        let beta = match self.model.spec.embed.norm_bias {
+        let beta = match norm_bias {
             true => vector("bias", missing)?,
             false => None,
         };
-        Ok(gamma.map(|gamma| Norm { gamma, beta, eps: self.model.spec.norm_eps }))
+        Ok(gamma.map(|gamma| Norm { gamma, beta, eps }))
     }
 
     /// A saved tensor that nothing reads would be a part of the adapter that has no effect.

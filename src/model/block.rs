@@ -1,7 +1,7 @@
 //! One layer of the encoder: attention and a feed-forward block, post-norm or pre-norm.
 
 use crate::{
-    kernel,
+    kernel::activation::Activation,
     mat::{MatMut, Matrix},
     model::{
         attention,
@@ -157,9 +157,7 @@ impl Block {
         if !fuse {
             hook.at(Place::MlpIn, layer, w.ffn.view_mut());
             if gated {
-                let gate = w.gated.reshape(t, f);
-                kernel::activation::gate(self.spec.activation, w.ffn.view(), gate);
-                std::mem::swap(&mut w.ffn, &mut w.gated);
+                gate(self.spec.activation, &mut w.ffn, &mut w.gated);
             } else {
                 let mut ffn = w.ffn.view_mut();
                 for r in 0..t {
@@ -193,10 +191,13 @@ impl Block {
             hook.at(before, layer, out.view_mut());
             let mut y = out.view_mut();
             for r in 0..t {
-                kernel::add(x.row(r), y.row_mut(r));
+                for (y, x) in y.row_mut(r).iter_mut().zip(x.row(r)) {
+                    *y += x;
+                }
             }
         } else {
-            pass.linear(linear, from, Epilogue { activation: None, residual: Some(x.view()) }, y);
+            let epilogue = Epilogue { activation: None, residual: Some(x.view()) };
+            pass.linear(linear, from, epilogue, y);
         }
         std::mem::swap(x, out);
         hook.at(after, layer, x.view_mut());
@@ -208,6 +209,22 @@ impl Block {
             crate::model::linear::Weight::Own(w) => w.shape().k,
         }
     }
+}
+
+/// `out = act(a) * b` for `a | b` = `x`, the halves of its columns; `x` becomes `out`.
+fn gate(activation: Activation, x: &mut Matrix, out: &mut Matrix) {
+    let f = x.cols() / 2;
+    let mut y = out.reshape(x.rows(), f);
+    for r in 0..x.rows() {
+        let (a, b) = x.row(r).split_at(f);
+        let y = y.row_mut(r);
+        y.copy_from_slice(a);
+        activation.apply(y);
+        for (y, b) in y.iter_mut().zip(b) {
+            *y *= b;
+        }
+    }
+    std::mem::swap(x, out);
 }
 
 /// Where a half reads its input.

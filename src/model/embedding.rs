@@ -70,14 +70,15 @@ impl Embedding {
     }
 
     fn rows(&self, batch: &Batch, mut x: MatMut<'_>) {
+        let mut scratch = vec![0.0; x.cols()];
         for s in 0..batch.sequences() {
             let mut counted = 0; // tokens so far that are not padding
             for (i, t) in batch.rows(s).enumerate() {
                 let id = batch.ids()[t];
                 let row = x.row_mut(t);
-                self.word.copy_row(id as usize, row);
+                self.word.row(id as usize, row);
                 if let Some(types) = &self.types {
-                    types.add_row(batch.types()[t] as usize, row);
+                    add_row(types, batch.types()[t] as usize, row, &mut scratch);
                 }
                 let position = match self.positions {
                     Positions::None => None,
@@ -89,7 +90,7 @@ impl Embedding {
                     }
                 };
                 if let (Some(position), Some(table)) = (position, &self.position) {
-                    table.add_row(position, row);
+                    add_row(table, position, row, &mut scratch);
                 }
             }
         }
@@ -101,5 +102,13 @@ impl Embedding {
     /// The word table's rows, V: ids at or above it are refused at admission.
     pub fn vocab(&self) -> usize {
         self.word.rows()
+    }
+}
+
+/// `y += table[row]`
+fn add_row(table: &Table, row: usize, y: &mut [f32], scratch: &mut [f32]) {
+    table.row(row, scratch);
+    for (y, x) in y.iter_mut().zip(scratch.iter()) {
+        *y += x;
     }
 }

@@ -204,12 +204,12 @@ impl<'a> Call<'a> {
 
     /// A block without low-rank factors: one product with everything in its epilogue.
     fn plain(&self, rows: Range<usize>, y: MatMut<'_>) {
-        Product {
+        let product = Product {
             activation: self.epilogue.activation,
             residual: self.epilogue.residual.map(|r| r.row_range(rows.clone())),
             ..self.product(rows)
-        }
-        .into(y);
+        };
+        product.into(y);
     }
 
     /// A block of one group: product, then the ranks continue its sums, then the epilogue.
@@ -221,8 +221,9 @@ impl<'a> Call<'a> {
             let mut t = t.reshape(block, factors.down.shape().n);
             let x = self.x.row_range(rows.clone());
             let down = factors.down.view();
-            Product { x, w: down, init: Init::Zero, activation: None, residual: None }
-                .into(t.reborrow());
+            let product =
+                Product { x, w: down, init: Init::Zero, activation: None, residual: None };
+            product.into(t.reborrow());
             for part in &factors.parts {
                 let columns = part.columns.start.max(here.start)..part.columns.end.min(here.end);
                 if columns.start >= columns.end {
@@ -253,8 +254,10 @@ impl LowRankPart {
         let t = t.col_range(self.ranks.clone());
         let own = columns.start - self.columns.start..columns.end - self.columns.start;
         let up = self.up.view();
-        let product =
-            |w: Panels<'_>, y: MatMut<'_>| Product { x: t, w, init: Init::Keep, activation: None, residual: None }.into(y);
+        let product = |w: Panels<'_>, y: MatMut<'_>| {
+            let product = Product { x: t, w, init: Init::Keep, activation: None, residual: None };
+            product.into(y);
+        };
         let whole_panels = own.start % WIDTH == 0 && (own.end % WIDTH == 0 || own.end == self.columns.len());
         if whole_panels {
             return product(up.panel_range(own.start / WIDTH..own.end.div_ceil(WIDTH)), y);

@@ -4,7 +4,6 @@
 use std::{
     cell::RefCell,
     collections::BTreeSet,
-    path::PathBuf,
     sync::{Arc, Mutex},
 };
 
@@ -101,7 +100,9 @@ fn fused_rows(
         let name = find(tensors, spec, &format!("{prefix}{module}.weight"))
             .expect("the reader found every weight before packing");
         let tensor = tensors.get(&name).expect("`find` returns names that are there");
-        data.extend(tensor.to_f32()?);
+        let rows = tensor.to_f32()?;
+        tensor.check_finite(&rows)?;
+        data.extend(rows);
     }
     Ok(Matrix::from_vec(data, plan.outputs.iter().sum(), plan.inputs))
 }
@@ -151,12 +152,12 @@ impl<'a> Reader<'a> {
             return None;
         };
         let tensor = self.tensors.get(&found)?;
-        if tensor.shape() != shape {
+        if tensor.shape != shape {
             self.wrong.borrow_mut().get_or_insert_with(|| Error::Shape {
                 path: self.tensors.path().to_owned(),
                 name: found.clone(),
                 expected: format!("{shape:?} as the configuration says"),
-                found: tensor.shape().to_vec(),
+                found: tensor.shape.to_vec(),
             });
         }
         self.used.borrow_mut().insert(found.clone());
@@ -165,14 +166,16 @@ impl<'a> Reader<'a> {
 
     fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>> {
         match self.expect(name, &[n]).and_then(|found| self.tensors.get(&found)) {
-            Some(tensor) => tensor.to_f32(),
+            Some(tensor) => tensor.values(tensor.shape),
             None => Ok(Vec::new()), // `finish` reports it
         }
     }
 
     fn table(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Table>> {
         match self.expect(&format!("{name}.weight"), &[rows, cols]) {
-            Some(found) if self.wrong.borrow().is_none() => self.tensors.table(&found).map(Some),
+            Some(found) if self.wrong.borrow().is_none() => {
+                self.tensors.get(&found).map(|tensor| tensor.table()).transpose()
+            }
             _ => Ok(None),
         }
     }
@@ -270,9 +273,3 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The directory of a model given as a path.
-impl From<PathBuf> for Source {
-    fn from(dir: PathBuf) -> Source {
-        Source::directory(dir)
-    }
-}

@@ -87,9 +87,9 @@ impl Model {
 /// `W += (s B) A` for every part of one linear.
 fn add(model: &mut Model, slot: usize, factors: &LowRank) {
     let shape = model.packed.panels(slot).shape();
-    let down = panel::unpack(factors.down.view());
+    let down = factors.down.unpack();
     for part in &factors.parts {
-        let up = panel::unpack(part.up.view());
+        let up = part.up.unpack();
         let mut delta = Matrix::zeros(part.columns.len(), shape.k);
         gemm(delta.view_mut(), 0.0, 1.0, up.view(), false, down.view().row_range(part.ranks.clone()), false);
         panel::add_to(model.packed.panels_mut(slot), shape, part.columns.clone(), delta.view());

@@ -53,8 +53,8 @@ impl BaseFacts {
         let sites = Sites::new(spec);
         let (mut parameters, mut bytes) = (0, 0);
         for tensor in tensors.names().filter_map(|n| tensors.get(n)) {
-            parameters += tensor.shape().iter().product::<usize>() as u64;
-            bytes += tensor.bytes().len() as u64;
+            parameters += tensor.shape.iter().product::<usize>() as u64;
+            bytes += tensor.bytes.len() as u64;
         }
         let size = |s: &crate::model::sites::Site| (s.inputs * s.columns.len()) as u64;
         let of_layer_0 = sites.all().iter().filter(|s| s.layer == 0);

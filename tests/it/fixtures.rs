@@ -65,7 +65,7 @@ pub(crate) fn read_tensors(bytes: &[u8]) -> BTreeMap<String, (Vec<usize>, Vec<f3
 
 /// A base packed in memory: tests leave nothing in the user's cache.
 pub(crate) fn load(dir: &Path) -> Model {
-    let source = Source::directory(dir).expect("the base's directory");
+    let source = Source::dir(dir).expect("the base's directory");
     let pack = PackOptions { cache: sorank::weights::Cache::None, ..PackOptions::default() };
     Model::load(source, &LoadOptions { precision: None, pack }).expect("the base loads")
 }

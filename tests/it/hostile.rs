@@ -22,7 +22,7 @@ fn copy() -> tempfile::TempDir {
 /// The message with which the base in `dir` is refused.
 fn refusal(dir: &Path) -> String {
     let pack = PackOptions { cache: Cache::None, ..PackOptions::default() };
-    let loaded = Source::directory(dir).and_then(|s| Model::load(s, &LoadOptions { precision: None, pack }));
+    let loaded = Source::dir(dir).and_then(|s| Model::load(s, &LoadOptions { precision: None, pack }));
     match loaded {
         Ok(_) => panic!("it was not refused"),
         Err(error) => error.to_string(),

@@ -4,7 +4,6 @@ use sorank::{
     adapter::Adapter,
     engine::Want,
     model::{Batch, Merged, Model, Sequence, Task},
-    weights::Source,
 };
 
 use crate::fixtures::{FAMILIES, add, admit, bits, distance, engine, golden, load, logits};
@@ -64,9 +63,8 @@ fn a_merged_checkpoint_answers_as_base_and_adapter() {
         for name in ["mixed", "qv2", "reg"] {
             let dir = tempfile::tempdir().expect("a directory");
             let out = dir.path().join("merged");
-            let source = Source::directory(golden.base()).expect("the base");
             let adapter = Adapter::read(&golden.adapter_dir(name)).expect("an adapter");
-            sorank::model::export::export_merged(&source, &adapter, &out).expect("it is written");
+            load(&golden.base()).export_merged(&adapter, &out).expect("it is written");
 
             let merged = engine(&out, 1 << 20);
             let apart = engine(&golden.base(), 1 << 20);
