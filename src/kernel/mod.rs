@@ -4,4 +4,5 @@
 //! output columns), `D` head width, `F` feed-forward width, `R` rank, `G` groups, `L` layers, `V` vocabulary.
 
 pub mod activation;
+pub mod gemm;
 pub mod panel;
