@@ -2,7 +2,7 @@
 
 use super::{
     Product,
-    tile::{Dot, Low, Rows, drive},
+    tile::{Dot, Low, Rows, drive, peak},
 };
 use crate::{
     mat::MatMut,
@@ -76,4 +76,17 @@ impl Kernel for Run<'_> {
             )
         }
     }
+}
+
+/// See [`super::peak`].
+pub(super) fn peak_at(level: Level, rounds: usize) -> u64 {
+    struct Peak(usize);
+    impl Kernel for Peak {
+        type Out = u64;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> u64 {
+            peak(Fma(s), self.0, 2 * 16)
+        }
+    }
+    simd::run_at(level, Peak(rounds))
 }

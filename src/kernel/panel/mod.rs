@@ -210,13 +210,13 @@ impl Product<'_> {
     /// An element is one chain over K in ascending order, so its bits depend on its own row of `x`, its own
     /// column of `w` and the instruction level alone: never on the number of rows in the call. In `f32` the levels
     /// with fused multiply-add agree bit for bit.
-    pub fn into(&self, y: MatMut<'_>) {
+    pub fn into(self, y: MatMut<'_>) {
         self.into_at(simd::level(), None, y);
     }
 
     /// [`Product::into`] with a low-rank update: the bits are those of a second product with [`Init::Keep`], of
     /// `scale * t` and `up`, before activation and residual.
-    pub fn into_with(&self, extra: Extra<'_>, y: MatMut<'_>) {
+    pub fn into_with(self, extra: Extra<'_>, y: MatMut<'_>) {
         self.into_at(simd::level(), Some(extra), y);
     }
 
@@ -224,7 +224,7 @@ impl Product<'_> {
     ///
     /// # Panics
     /// When the shapes disagree, or this CPU has not that level.
-    pub fn into_at(&self, level: Level, extra: Option<Extra<'_>>, y: MatMut<'_>) {
+    pub fn into_at(self, level: Level, extra: Option<Extra<'_>>, y: MatMut<'_>) {
         let (m, shape) = (self.x.rows(), self.w.shape);
         assert_eq!(
             (self.x.cols(), y.rows(), y.cols()),
@@ -258,11 +258,20 @@ impl Product<'_> {
         }
     }
 
-    fn dispatch(&self, level: Level, low: Low<'_>, y: MatMut<'_>) {
+    fn dispatch(self, level: Level, low: Low<'_>, y: MatMut<'_>) {
         match self.w.shape.precision {
-            Precision::F32 => f32::product(level, self, low, y),
+            Precision::F32 => f32::product(level, &self, low, y),
             _ => todo!(),
         }
+    }
+}
+
+/// Multiplies and adds `rounds` times a tile of registers, touching no memory, and returns the number of
+/// operations: timed, it gives the peak that a product at `level` is measured against.
+pub fn peak(level: Level, precision: Precision, rounds: usize) -> u64 {
+    match precision {
+        Precision::F32 => f32::peak_at(level, rounds),
+        _ => todo!(),
     }
 }
 

@@ -389,3 +389,29 @@ const _: () = {
             && <crate::simd::Avx512 as Simd>::TILE_ROWS <= 8
     );
 };
+
+/// Runs `rounds` steps of 24 independent chains with nothing but registers, and returns the multiplications and
+/// additions that were done: what the arithmetic units can do at most.
+#[inline(always)]
+pub(super) fn peak<D: Dot>(d: D, rounds: usize, ops_a_step: usize) -> u64 {
+    let bytes = std::hint::black_box([0x01u8; 128]);
+    let sums = [0.0f32; WIDTH];
+    let chains = D::S::TILE_ROWS * D::S::TILE_PANELS;
+    // SAFETY: the arrays are as long as a header, a step and a vector.
+    unsafe {
+        let (x, w) = (d.splat(bytes.as_ptr()), d.load(bytes.as_ptr()));
+        let mut acc = [d.start(0, bytes.as_ptr(), sums.as_ptr()); 24];
+        for _ in 0..rounds {
+            for i in 0..24 {
+                if i < chains {
+                    acc[i] = d.dot(acc[i], x, w);
+                }
+            }
+        }
+        for acc in acc {
+            let sum = d.finish(acc, 0, bytes.as_ptr(), sums.as_ptr());
+            std::hint::black_box(d.simd().sum(sum));
+        }
+    }
+    (rounds * chains * ops_a_step) as u64
+}
