@@ -8,6 +8,7 @@ pub mod exp;
 #[cfg(test)]
 mod naive;
 pub mod norm;
+pub mod gemm;
 pub mod panel;
 pub mod pool;
 pub mod reduce;
