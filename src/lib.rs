@@ -2,6 +2,8 @@
 //! variable-rank adapters over one memory-mapped frozen base in one ragged batch.
 
 pub mod adapter;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod error;
 pub mod kernel;
 pub mod mat;
