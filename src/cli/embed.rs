@@ -3,7 +3,7 @@
 use super::{
     Failure,
     output::EmbedLine,
-    rows::{RowArgs, answer_all},
+    rows::{RowArgs, answer_all, write_line},
     setup::ModelArgs,
 };
 use crate::engine::{Answer, Want};
@@ -24,6 +24,6 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         let Answer::Embedding(embedding) = answer else {
             unreachable!("an embedding was asked for")
         };
-        out.line(&EmbedLine { index, adapter, embedding: &embedding })
+        write_line(out, &EmbedLine { index, adapter, embedding })
     })
 }

@@ -35,26 +35,26 @@ use self::lines::Lines;
 use crate::{Error, Result};
 
 /// The longest line (in `.csv`: record) that is read, in bytes.
-pub const LINE_MAX: usize = 16 << 20;
+pub(crate) const LINE_MAX: usize = 16 << 20;
 
 const KNOWN: &str = "text, text_pair, adapter, adapters";
 
 /// One row of input.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub(crate) struct Row {
     /// Its first line in the source, from 1; of arguments, which one.
-    pub line: usize,
+    pub(crate) line: usize,
     /// The text.
-    pub text: String,
+    pub(crate) text: String,
     /// The second text of a pair.
-    pub text_pair: Option<String>,
+    pub(crate) text_pair: Option<String>,
     /// Who answers.
-    pub adapters: RowAdapter,
+    pub(crate) adapters: RowAdapter,
 }
 
 /// The adapters a row asks for. `None` as a name is the base itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RowAdapter {
+pub(crate) enum RowAdapter {
     /// It does not say; the command's default answers.
     NotGiven,
     /// One answer.
@@ -64,7 +64,7 @@ pub enum RowAdapter {
 }
 
 /// A stream of rows.
-pub struct Rows {
+pub(crate) struct Rows {
     source_name: String,
     kind: Kind,
 }
@@ -86,7 +86,7 @@ impl std::fmt::Debug for Rows {
 
 impl Rows {
     /// Each argument is a text.
-    pub fn from_arguments(texts: Vec<String>) -> Rows {
+    pub(crate) fn from_arguments(texts: Vec<String>) -> Rows {
         Rows {
             source_name: "argument".into(),
             kind: Kind::Arguments(texts.into_iter().enumerate()),
@@ -97,7 +97,7 @@ impl Rows {
     ///
     /// # Errors
     /// [`Error::Io`] when it does not open, [`Error::Format`] for another ending, [`Error::Row`] for a bad header.
-    pub fn open(path: &Path) -> Result<Rows> {
+    pub(crate) fn open(path: &Path) -> Result<Rows> {
         let name = path.display().to_string();
         if name == "-" {
             return Rows::sniff(name, Box::new(BufReader::new(std::io::stdin())));
@@ -118,7 +118,7 @@ impl Rows {
     ///
     /// # Errors
     /// [`Error::Io`] when reading fails.
-    pub fn sniff(source_name: String, reader: Box<dyn BufRead + Send>) -> Result<Rows> {
+    pub(crate) fn sniff(source_name: String, reader: Box<dyn BufRead + Send>) -> Result<Rows> {
         let mut lines = Lines::new(source_name.clone(), reader);
         let json = lines.first_byte()? == Some(b'{');
         let kind = if json {
@@ -133,7 +133,7 @@ impl Rows {
     ///
     /// # Errors
     /// [`Error::Io`] when reading fails, [`Error::Row`] for a bad header.
-    pub fn read(
+    pub(crate) fn read(
         source_name: String,
         ending: &str,
         reader: Box<dyn BufRead + Send>,
@@ -149,12 +149,12 @@ impl Rows {
     }
 
     /// What messages call the source.
-    pub fn source_name(&self) -> &str {
+    pub(crate) fn source_name(&self) -> &str {
         &self.source_name
     }
 
     /// An error about one of its rows, for what is found out later.
-    pub fn error_at(&self, line: usize, why: impl Into<String>) -> Error {
+    pub(crate) fn error_at(&self, line: usize, why: impl Into<String>) -> Error {
         Error::Row {
             source_name: self.source_name.clone(),
             line,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Failure;
+use super::{Failure, rows::go_on};
 use crate::{
     adapter::Adapter,
     embedded,
@@ -58,18 +58,21 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     for source in &bases {
         let facts = base_facts(source)?;
         match args.json {
-            true => out.line(&facts)?,
-            false => out.text(&facts.to_string())?,
+            true => go_on(out.line(&facts)?)?,
+            false => go_on(out.text(&facts.to_string())?)?,
         }
     }
     for (name, adapter) in &adapters {
         let facts = AdapterFacts::new(name, adapter);
         match args.json {
-            true => out.line(&facts)?,
-            false => out.text(&format!("{facts}{}", rankmap::text(&facts.ranks)))?,
+            true => go_on(out.line(&facts)?)?,
+            false => {
+                let map = rankmap::text(&facts.ranks);
+                go_on(out.text(&format!("{facts}{map}"))?)?;
+            }
         }
     }
-    out.flush()?;
+    go_on(out.flush()?)?;
     if let Some(path) = &args.svg {
         let [(name, adapter)] = adapters.as_slice() else {
             let why = format!("--svg draws one adapter, {} were given", adapters.len());

@@ -26,28 +26,28 @@ use crate::{Error, Result};
 mod tests;
 
 /// Above this probability a label of a multi-label task holds.
-pub const LABEL_THRESHOLD: f32 = 0.5;
+pub(crate) const LABEL_THRESHOLD: f32 = 0.5;
 
 /// Bytes gathered before they are written.
 const GATHER: usize = 64 << 10;
 
 /// Where results go.
 #[derive(Debug)]
-pub struct Output<W: Write> {
+pub(crate) struct Output<W: Write> {
     sink: W,
     pending: Vec<u8>,
 }
 
 impl Output<Stdout> {
     /// Standard output. Lines are gathered: [`Output::flush`] after each batch shows them.
-    pub fn stdout() -> Self {
+    pub(crate) fn stdout() -> Self {
         Output::new(std::io::stdout())
     }
 }
 
 impl<W: Write> Output<W> {
     /// Any other place; for tests and files.
-    pub fn new(sink: W) -> Self {
+    pub(crate) fn new(sink: W) -> Self {
         Output {
             sink,
             pending: Vec::new(),
@@ -58,7 +58,7 @@ impl<W: Write> Output<W> {
     ///
     /// # Errors
     /// [`Error::Format`] for a value that JSON cannot hold (a NaN), [`Error::Io`] when writing fails.
-    pub fn line(&mut self, result: &impl Serialize) -> Result<ControlFlow<()>> {
+    pub(crate) fn line(&mut self, result: &impl Serialize) -> Result<ControlFlow<()>> {
         let start = self.pending.len();
         if let Err(error) = serde_json::to_writer(&mut self.pending, result) {
             self.pending.truncate(start);
@@ -72,7 +72,7 @@ impl<W: Write> Output<W> {
     ///
     /// # Errors
     /// [`Error::Io`] when writing fails.
-    pub fn text(&mut self, text: &str) -> Result<ControlFlow<()>> {
+    pub(crate) fn text(&mut self, text: &str) -> Result<ControlFlow<()>> {
         self.pending.extend_from_slice(text.as_bytes());
         self.maybe_flush()
     }
@@ -88,7 +88,7 @@ impl<W: Write> Output<W> {
     ///
     /// # Errors
     /// [`Error::Io`] when writing fails.
-    pub fn flush(&mut self) -> Result<ControlFlow<()>> {
+    pub(crate) fn flush(&mut self) -> Result<ControlFlow<()>> {
         let written = (self.sink.write_all(&self.pending)).and_then(|()| self.sink.flush());
         self.pending.clear();
         match written {
@@ -101,39 +101,39 @@ impl<W: Write> Output<W> {
 
 /// `embed`: `{"index","adapter","embedding":[..]}`
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct EmbedLine<'a> {
+pub(crate) struct EmbedLine<'a> {
     /// Number of the row, from 0.
-    pub index: usize,
+    pub(crate) index: usize,
     /// Who answered; `null` for the base.
-    pub adapter: Option<&'a str>,
+    pub(crate) adapter: Option<&'a str>,
     /// The embedding, `[H]`.
     #[serde(serialize_with = "finite_list")]
-    pub embedding: &'a [f32],
+    pub(crate) embedding: &'a [f32],
 }
 
 /// `classify`: `{"index","adapter","label","score","scores":{label:score},"logits":[..]}`; with several labels
 /// at once also `labels`; a regression is `score` and `logits`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ClassifyLine<'a> {
+pub(crate) struct ClassifyLine<'a> {
     /// Number of the row, from 0.
-    pub index: usize,
+    pub(crate) index: usize,
     /// Who answered; `null` for the base.
-    pub adapter: Option<&'a str>,
+    pub(crate) adapter: Option<&'a str>,
     /// The label of the highest score, the first of equals.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub label: Option<&'a str>,
+    pub(crate) label: Option<&'a str>,
     /// Multi-label: every label above [`LABEL_THRESHOLD`], in label order.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub labels: Option<Vec<&'a str>>,
+    pub(crate) labels: Option<Vec<&'a str>>,
     /// The highest score; of a regression, the answer.
     #[serde(serialize_with = "finite")]
-    pub score: f32,
+    pub(crate) score: f32,
     /// Every label's score, in label order.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub scores: Option<Scores<'a>>,
+    pub(crate) scores: Option<Scores<'a>>,
     /// What the head put out.
     #[serde(serialize_with = "finite_list")]
-    pub logits: &'a [f32],
+    pub(crate) logits: &'a [f32],
 }
 
 impl<'a> ClassifyLine<'a> {
@@ -141,7 +141,7 @@ impl<'a> ClassifyLine<'a> {
     ///
     /// # Panics
     /// Without logits.
-    pub fn regression(index: usize, adapter: Option<&'a str>, logits: &'a [f32]) -> Self {
+    pub(crate) fn regression(index: usize, adapter: Option<&'a str>, logits: &'a [f32]) -> Self {
         ClassifyLine {
             index,
             adapter,
@@ -157,7 +157,7 @@ impl<'a> ClassifyLine<'a> {
     ///
     /// # Panics
     /// When the lengths differ or there is no label.
-    pub fn single_label(
+    pub(crate) fn single_label(
         index: usize,
         adapter: Option<&'a str>,
         names: &'a [String],
@@ -189,7 +189,7 @@ impl<'a> ClassifyLine<'a> {
     ///
     /// # Panics
     /// When the lengths differ or there is no label.
-    pub fn multi_label(
+    pub(crate) fn multi_label(
         index: usize,
         adapter: Option<&'a str>,
         names: &'a [String],
@@ -208,18 +208,18 @@ impl<'a> ClassifyLine<'a> {
 
 /// `--keep-going`: a row that failed, in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct ErrorLine<'a> {
+pub(crate) struct ErrorLine<'a> {
     /// Number of the row, from 0.
-    pub index: usize,
+    pub(crate) index: usize,
     /// Its line in the source, from 1.
-    pub line: usize,
+    pub(crate) line: usize,
     /// What is wrong with it.
-    pub error: &'a str,
+    pub(crate) error: &'a str,
 }
 
 /// A score a label, as an object in label order. Names are distinct (asked where labels are loaded).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Scores<'a> {
+pub(crate) struct Scores<'a> {
     names: &'a [String],
     probabilities: &'a [f32],
 }

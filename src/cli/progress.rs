@@ -15,7 +15,7 @@ const REDRAWS: u8 = 8;
 
 /// A running count. Shared by reference between threads.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     rows: AtomicU64,
     tokens: AtomicU64,
@@ -24,18 +24,18 @@ pub struct Progress {
 
 /// What was done, and in what time.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Done {
+pub(crate) struct Done {
     /// Rows answered.
-    pub rows: u64,
+    pub(crate) rows: u64,
     /// Their tokens.
-    pub tokens: u64,
+    pub(crate) tokens: u64,
     /// Time since the start.
-    pub elapsed: Duration,
+    pub(crate) elapsed: Duration,
 }
 
 impl Done {
     /// `1,234 rows, 56,789 tokens in 3.2 s (386 rows/s, 17,747 tokens/s)`
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let seconds = self.elapsed.as_secs_f64();
         let (rows, tokens) = (grouped(self.rows), grouped(self.tokens));
         let (row_rate, token_rate) = (rate(self.rows, seconds), rate(self.tokens, seconds));
@@ -47,7 +47,7 @@ impl Done {
 
 impl Progress {
     /// Starts counting; `rows` is how many there will be, where that is known.
-    pub fn new(rows: Option<u64>, quiet: bool) -> Progress {
+    pub(crate) fn new(rows: Option<u64>, quiet: bool) -> Progress {
         let target = match quiet {
             true => ProgressDrawTarget::hidden(),
             false => ProgressDrawTarget::stderr_with_hz(REDRAWS), // draws on a terminal only
@@ -69,7 +69,7 @@ impl Progress {
     }
 
     /// Counts rows that are done and their tokens.
-    pub fn add(&self, rows: u64, tokens: u64) {
+    pub(crate) fn add(&self, rows: u64, tokens: u64) {
         let done = Done {
             rows: self.rows.fetch_add(rows, Ordering::Relaxed) + rows,
             tokens: self.tokens.fetch_add(tokens, Ordering::Relaxed) + tokens,
@@ -85,17 +85,45 @@ impl Progress {
     }
 
     /// Does something that writes to stderr, with the bar out of the way.
-    pub fn aside<T>(&self, f: impl FnOnce() -> T) -> T {
+    pub(crate) fn aside<T>(&self, f: impl FnOnce() -> T) -> T {
         self.bar.suspend(f)
     }
 
     /// Clears the bar and says what was done.
-    pub fn finish(self) -> Done {
+    pub(crate) fn finish(self) -> Done {
         self.bar.finish_and_clear();
         Done {
             rows: self.rows.into_inner(),
             tokens: self.tokens.into_inner(),
             elapsed: self.start.elapsed(),
+        }
+    }
+}
+
+/// The bar of packing a base, shown when packing starts: a base that is packed already shows none.
+#[derive(Debug)]
+pub(crate) struct Packing {
+    bar: ProgressBar,
+}
+
+impl Packing {
+    /// Nothing is drawn yet.
+    pub(crate) fn new(quiet: bool) -> Packing {
+        let target = match quiet {
+            true => ProgressDrawTarget::hidden(),
+            false => ProgressDrawTarget::stderr_with_hz(REDRAWS),
+        };
+        let style = ProgressStyle::with_template("packing the base {bar:24} {percent} %  {eta} left");
+        let style = style.expect("the template is well-formed").progress_chars("█▉▊▋▌▍▎▏ ");
+        Packing { bar: ProgressBar::with_draw_target(Some(0), target).with_style(style) }
+    }
+
+    /// `done` of `total` bytes are packed.
+    pub(crate) fn set(&self, done: u64, total: u64) {
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+        if done == total {
+            self.bar.finish_and_clear();
         }
     }
 }

@@ -1,10 +1,13 @@
 //! From input rows to answers, a window at a time: memory does not grow with the input, output keeps its order.
 
+use std::{ops::ControlFlow, path::PathBuf};
+
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 use super::{
     Failure,
-    input::{self, Row, RowAdapter},
+    input::{Row, RowAdapter, Rows},
     output::{ErrorLine, Output},
     progress::Progress,
 };
@@ -24,7 +27,7 @@ pub(super) struct RowArgs {
     /// Rows from a file (.txt, .jsonl, .csv, .tsv) or from stdin (-).
     /// A JSONL row is {"text", "text_pair"?, "adapter"?}
     #[arg(long, short, value_name = "FILE")]
-    pub(super) input: Option<String>,
+    pub(super) input: Option<PathBuf>,
     /// The adapter of rows that name none
     #[arg(long = "use", value_name = "NAME")]
     pub(super) default_adapter: Option<String>,
@@ -48,117 +51,137 @@ pub(super) enum Side {
 /// Rows read before any is answered: enough to fill batches on every thread.
 const WINDOW: usize = 1024;
 
+/// Where a command's lines go.
+pub(super) type Stdout = Output<std::io::Stdout>;
+
+/// Writes one line; a reader that has gone ends the command.
+pub(super) fn write_line(out: &mut Stdout, line: &impl Serialize) -> Result<(), Failure> {
+    go_on(out.line(line)?)
+}
+
+/// See [`write_line`].
+pub(super) fn go_on(flow: ControlFlow<()>) -> Result<(), Failure> {
+    match flow {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Failure::Closed),
+    }
+}
+
 /// Answers every row and hands it to `write` in input order, with its index and adapter.
 pub(super) fn answer_all(
     args: &RowArgs,
     engine: &Engine,
     want: Want,
     quiet: bool,
-    mut write: impl FnMut(&mut Output, usize, Option<&str>, Answer) -> Result<(), Failure>,
+    mut write: impl FnMut(&mut Stdout, usize, Option<&str>, &Answer) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     if let Some(name) = &args.default_adapter {
         engine.registry().get(Some(name))?;
     }
-    let truncate = match args.truncate {
-        None => Truncate::No,
-        Some(Side::Right) => Truncate::Right,
-        Some(Side::Left) => Truncate::Left,
-    };
-    let (source_name, mut rows) = match &args.input {
-        Some(path) => (path.clone(), input::open(path)?),
+    let (mut rows, known) = match &args.input {
+        Some(path) => (Rows::open(path)?, None),
         None if args.texts.is_empty() => {
-            return Err(Failure::Usage("no text given; pass texts or --input FILE (- is stdin)".into()));
+            let why = "no text given; pass texts or --input FILE (- is stdin)";
+            return Err(Failure::Usage(why.to_owned()));
         }
-        None => ("arguments".to_owned(), input::from_texts(args.texts.clone())),
+        None => (Rows::from_arguments(args.texts.clone()), Some(args.texts.len() as u64)),
     };
-    let progress = Progress::rows(quiet);
-    let mut output = Output::stdout();
+    let progress = Progress::new(known, quiet);
+    let mut out = Output::stdout();
     let mut index = 0;
     loop {
         let window: Vec<Result<Row>> = rows.by_ref().take(WINDOW).collect();
         if window.is_empty() {
             break;
         }
-        let answers = answer_window(args, engine, want, truncate, &source_name, &window);
-        for (row, answer) in window.iter().zip(answers) {
+        let (mut done, mut tokens) = (0, 0);
+        for (row, answer) in answer_window(args, engine, want, &rows, window) {
             match answer {
-                Ok(answer) => {
-                    let adapter = row.as_ref().ok().and_then(|row| adapter_of(args, row));
-                    write(&mut output, index, adapter, answer)?;
+                Ok((answer, n)) => {
+                    let adapter = row.as_ref().and_then(|row| adapter_of(args, row));
+                    write(&mut out, index, adapter, &answer)?;
+                    tokens += n;
                 }
                 Err(error) if args.keep_going => {
-                    let line = line_of(row, index);
-                    output.line(&ErrorLine { index, line, error: &error.to_string() })?;
+                    let (line, why) = match &error {
+                        Error::Row { line, why, .. } => (*line, why.clone()),
+                        other => (index + 1, other.to_string()),
+                    };
+                    write_line(&mut out, &ErrorLine { index, line, error: &why })?;
                 }
                 Err(error) => {
-                    output.flush()?;
+                    go_on(out.flush()?)?;
                     return Err(error.into());
                 }
             }
             index += 1;
+            done += 1;
         }
-        output.flush()?;
-        progress.rows_done(index);
+        go_on(out.flush()?)?;
+        progress.add(done, tokens as u64);
     }
+    let done = progress.finish();
+    tracing::info!("{}", done.summary());
     Ok(())
 }
+
+/// A row, where it could be read, and its answer with the number of its tokens.
+type Answered = (Option<Row>, Result<(Answer, usize)>);
 
 fn answer_window(
     args: &RowArgs,
     engine: &Engine,
     want: Want,
-    truncate: Truncate,
-    source_name: &str,
-    window: &[Result<Row>],
-) -> Vec<Result<Answer>> {
-    // Without --keep-going nothing after the first unreadable row is worth answering.
-    let mut requests = Vec::with_capacity(window.len());
-    let mut places = Vec::with_capacity(window.len());
-    let mut out: Vec<Option<Result<Answer>>> = Vec::with_capacity(window.len());
-    for (place, row) in window.iter().enumerate() {
-        match row {
-            Ok(Row { adapters: RowAdapter::Many(_), line, .. }) => out.push(Some(Err(Error::Row {
-                source_name: source_name.to_owned(),
-                line: *line,
-                why: "\"adapters\" (one text, many adapters) is not supported; give a row for each".into(),
-            }))),
-            Ok(row) => {
-                let pair = row.text_pair.as_deref();
-                requests.push(Request { text: &row.text, pair, adapter: adapter_of(args, row), want });
-                places.push(place);
-                out.push(None);
+    rows: &Rows,
+    window: Vec<Result<Row>>,
+) -> Vec<Answered> {
+    let fan_out = "\"adapters\" (one text, many adapters) is not supported; give a row for each";
+    let requests: Vec<Request<'_>> = window
+        .iter()
+        .flatten()
+        .filter(|row| !matches!(row.adapters, RowAdapter::Many(_)))
+        .map(|row| Request {
+            text: &row.text,
+            pair: row.text_pair.as_deref(),
+            adapter: adapter_of(args, row),
+            want,
+        })
+        .collect();
+    let mut answers = engine.answer(&requests, truncate(args)).into_iter();
+    let mut out = Vec::with_capacity(window.len());
+    for row in window {
+        let row = match row {
+            Ok(row) => row,
+            Err(error) => {
+                out.push((None, Err(error)));
+                continue;
             }
-            Err(error) => out.push(Some(Err(Error::clone_row(error)))),
-        }
+        };
+        let answer = match row.adapters {
+            RowAdapter::Many(_) => Err(rows.error_at(row.line, fan_out)),
+            _ => answers
+                .next()
+                .expect("one answer a request")
+                .map_err(|error| rows.error_at(row.line, error.to_string())),
+        };
+        out.push((Some(row), answer));
     }
-    for (place, result) in places.into_iter().zip(engine.answer(&requests, truncate)) {
-        let line = window[place].as_ref().map_or(0, |row| row.line);
-        out[place] = Some(result.map_err(|error| match error {
-            Error::Row { .. } => error,
-            other => Error::Row {
-                source_name: source_name.to_owned(),
-                line,
-                why: other.to_string(),
-            },
-        }));
+    out
+}
+
+fn truncate(args: &RowArgs) -> Truncate {
+    match args.truncate {
+        None => Truncate::No,
+        Some(Side::Right) => Truncate::Right,
+        Some(Side::Left) => Truncate::Left,
     }
-    out.into_iter().map(|r| r.expect("every place was answered or refused")).collect()
 }
 
 /// The adapter of a row: its own word, or `--use`.
 fn adapter_of<'a>(args: &'a RowArgs, row: &'a Row) -> Option<&'a str> {
     match &row.adapters {
-        RowAdapter::Unsaid => args.default_adapter.as_deref(),
-        RowAdapter::Base => None,
-        RowAdapter::One(name) => Some(name),
+        RowAdapter::NotGiven => args.default_adapter.as_deref(),
+        RowAdapter::One(name) => name.as_deref(),
         RowAdapter::Many(_) => None,
-    }
-}
-
-fn line_of(row: &Result<Row>, index: usize) -> usize {
-    match row {
-        Ok(row) => row.line,
-        Err(Error::Row { line, .. }) => *line,
-        Err(_) => index + 1,
     }
 }

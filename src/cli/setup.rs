@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Failure, progress::Progress};
+use super::Failure;
 use crate::{
     adapter::Adapter,
     embedded,
@@ -12,7 +12,7 @@ use crate::{
     kernel::panel::Precision,
     model::{LoadOptions, Model},
     text::Tokenizer,
-    weights::{PackOptions, Source},
+    weights::{PackOptions, Source, cache},
 };
 
 /// Which base, which adapters.
@@ -75,9 +75,13 @@ impl ModelArgs {
 
     /// The base, loaded.
     pub(super) fn load(&self) -> Result<Model, Failure> {
-        let progress = Progress::packing(self.quiet);
-        let report = |done: usize, total: usize| progress.set(done, total);
-        let pack = PackOptions { progress: Some(&report), ..PackOptions::default() };
+        let progress = super::progress::Packing::new(self.quiet);
+        let report = |done: u64, total: u64| progress.set(done, total);
+        let pack = PackOptions {
+            cache_dir: cache::directory(),
+            progress: Some(&report),
+            ..PackOptions::default()
+        };
         let options = LoadOptions { precision: Some(self.dtype.into()), pack };
         Ok(Model::load(self.source()?, &options)?)
     }

@@ -108,8 +108,12 @@ impl Engine {
         answers.into_iter().map(|a| a.expect("the plan names every row once")).collect()
     }
 
-    /// Admits and answers many requests; each row its own result.
-    pub fn answer(&self, requests: &[Request<'_>], truncate: Truncate) -> Vec<Result<Answer>> {
+    /// Admits and answers many requests; each row its own result, with the number of its tokens.
+    pub fn answer(
+        &self,
+        requests: &[Request<'_>],
+        truncate: Truncate,
+    ) -> Vec<Result<(Answer, usize)>> {
         let admitted: Vec<Result<Admitted>> =
             requests.par_iter().map(|r| self.admit(r, truncate)).collect();
         let mut errors = Vec::with_capacity(admitted.len());
@@ -117,7 +121,8 @@ impl Engine {
         for result in admitted {
             errors.push(result.map(|row| good.push(row)).err());
         }
-        let mut answers = self.run(&good).into_iter();
+        let tokens = good.iter().map(|row| row.encoded.len());
+        let mut answers = self.run(&good).into_iter().zip(tokens);
         let next = |error: Option<Error>| match error {
             Some(error) => Err(error),
             None => Ok(answers.next().expect("one answer an admitted row")),

@@ -40,7 +40,7 @@ impl Model {
     /// fingerprint of another base.
     pub fn bind(&self, name: &str, adapter: &Adapter) -> Result<Task> {
         if let Some(expected) = &adapter.base_fingerprint {
-            let found = self.packed.content_hash();
+            let found = self.packed.content();
             if expected != found {
                 return Err(Error::BaseMismatch {
                     path: adapter.path.clone(),
@@ -74,7 +74,7 @@ impl Model {
         }
         self.check_targets(adapter)?;
 
-        let mut slots = vec![None; self.packed.slots()];
+        let mut slots = vec![None; self.packed.len()];
         let mut ranks = Vec::new();
         for (slot, mut parts) in by_slot {
             parts.sort_by_key(|(site, _)| site.columns.start);

@@ -205,7 +205,7 @@ impl Block {
 
     fn mlp_out_width(&self, packed: &Packed) -> usize {
         match &self.mlp_out.weight {
-            crate::model::linear::Weight::Base(slot) => packed.panels(*slot).shape().k,
+            crate::model::linear::Weight::Base(slot) => packed.shape(*slot).k,
             crate::model::linear::Weight::Own(w) => w.shape().k,
         }
     }

@@ -49,9 +49,6 @@ impl Model {
     /// Those of [`Model::bind`]; when `out` exists or cannot be written.
     pub fn export_merged(&self, adapter: &Adapter, out: &Path) -> Result<()> {
         let task = self.bind("merged", adapter)?;
-        if out.exists() {
-            return Err(Error::format(out, "exists already; nothing is overwritten"));
-        }
         durable::directory(out, |dir| {
             self.write_tensors(adapter, &task, &dir.join("model.safetensors"))?;
             self.write_config(&task, &dir.join("config.json"))?;

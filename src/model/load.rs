@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How a base is loaded.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct LoadOptions<'a> {
     /// Precision of the base's linears; `None` is f32.
     pub precision: Option<Precision>,
@@ -69,7 +69,7 @@ impl Model {
             })
             .collect();
         let fill = |slot: usize| fused_rows(&tensors, &spec, prefix, &plans[slot]);
-        let packed = Packed::open_or_build(&source, &tensors, &slots, &fill, &options.pack)?;
+        let packed = Packed::open_or_build(&tensors, &slots, &fill, &options.pack)?;
 
         let norm = final_norm.transpose()?;
         Ok(Model {

@@ -26,7 +26,8 @@ impl Merged {
     /// # Errors
     /// [`Error::Unsupported`] for an int8 base: rounding to int8 again would change more than the adapter does.
     pub fn new(mut model: Model, task: &Task) -> Result<Merged> {
-        if model.packed.precision() == Precision::Int8 {
+        let precisions = (0..model.packed.len()).map(|slot| model.packed.shape(slot).precision);
+        if precisions.into_iter().any(|p| p == Precision::Int8) {
             return Err(Error::unsupported(
                 model.tensors.path(),
                 "merging into int8 weights",
@@ -86,7 +87,7 @@ impl Model {
 
 /// `W += (s B) A` for every part of one linear.
 fn add(model: &mut Model, slot: usize, factors: &LowRank) {
-    let shape = model.packed.panels(slot).shape();
+    let shape = model.packed.shape(slot);
     let down = factors.down.unpack();
     for part in &factors.parts {
         let up = part.up.unpack();

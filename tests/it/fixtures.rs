@@ -10,7 +10,7 @@ use sorank::{
     engine::{Admitted, Answer, Engine, Request, Want},
     model::{LoadOptions, Model},
     text::{Tokenizer, Truncate},
-    weights::{PackOptions, Source},
+    weights::Source,
 };
 
 /// Largest difference to torch, relative to the largest value of the tensor. The fixtures' own f32 noise (their
@@ -66,8 +66,7 @@ pub(crate) fn read_tensors(bytes: &[u8]) -> BTreeMap<String, (Vec<usize>, Vec<f3
 /// A base packed in memory: tests leave nothing in the user's cache.
 pub(crate) fn load(dir: &Path) -> Model {
     let source = Source::dir(dir).expect("the base's directory");
-    let pack = PackOptions { cache: sorank::weights::Cache::None, ..PackOptions::default() };
-    Model::load(source, &LoadOptions { precision: None, pack }).expect("the base loads")
+    Model::load(source, &LoadOptions::default()).expect("the base loads")
 }
 
 /// An engine over the base in `dir`.

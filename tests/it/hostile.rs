@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sorank::{
     model::{LoadOptions, Model},
-    weights::{Cache, PackOptions, Source},
+    weights::Source,
 };
 
 use crate::fixtures::golden;
@@ -21,8 +21,7 @@ fn copy() -> tempfile::TempDir {
 
 /// The message with which the base in `dir` is refused.
 fn refusal(dir: &Path) -> String {
-    let pack = PackOptions { cache: Cache::None, ..PackOptions::default() };
-    let loaded = Source::dir(dir).and_then(|s| Model::load(s, &LoadOptions { precision: None, pack }));
+    let loaded = Source::dir(dir).and_then(|s| Model::load(s, &LoadOptions::default()));
     match loaded {
         Ok(_) => panic!("it was not refused"),
         Err(error) => error.to_string(),

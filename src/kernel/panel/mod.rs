@@ -21,6 +21,7 @@
 #![allow(unsafe_code)] // micro-kernels work on addresses; shapes are asserted once per product
 
 mod f32;
+mod owned;
 mod pack;
 mod tile;
 
@@ -28,6 +29,7 @@ use std::{cell::Cell, ops::Range};
 
 use tile::Low;
 
+pub use owned::OwnedPanels;
 pub use pack::{add_to, pack, unpack};
 
 use crate::{

@@ -2,8 +2,8 @@
 //!
 //! Base linears are not held here: theirs live in a mapped file (`weights::Packed`).
 
-use super::{PanelShape, Panels, Precision, pack};
-use crate::mat::Mat;
+use super::{PanelShape, Panels, Precision, pack, unpack};
+use crate::mat::{Mat, Matrix};
 
 /// One cache line; a vector of them is 64-byte aligned.
 #[derive(Debug, Clone, Copy)]
@@ -32,11 +32,22 @@ impl OwnedPanels {
 
     /// The weight as the kernels take it.
     pub fn view(&self) -> Panels<'_> {
+        Panels::new(self.bytes(), self.shape)
+    }
+
+    fn bytes(&self) -> &[u8] {
         // SAFETY: as in `pack`.
         let bytes = unsafe {
             std::slice::from_raw_parts(self.lines.as_ptr().cast::<u8>(), self.lines.len() * 64)
         };
-        Panels::new(&bytes[..self.shape.bytes()], self.shape)
+        &bytes[..self.shape.bytes()]
+    }
+
+    /// The weight again, `[n x k]`.
+    pub fn unpack(&self) -> Matrix {
+        let mut out = Matrix::zeros(self.shape.n, self.shape.k);
+        unpack(self.bytes(), self.shape, out.view_mut());
+        out
     }
 
     /// Its shape.
