@@ -1,6 +1,9 @@
 //! Products against weights packed in panels of 16 output columns: one layout for every instruction set.
 //!
 //! (interface; the helper who lands the kernels replaces the naive body below)
+#![allow(unsafe_code)] // micro-kernels work on addresses
+
+mod words;
 
 use crate::{
     kernel::activation::Activation,
