@@ -4,6 +4,8 @@
 //! output columns), `D` head width, `F` feed-forward width, `R` rank, `G` groups, `L` layers, `V` vocabulary.
 
 pub mod activation;
+pub mod attention;
+pub mod bucketed;
 pub mod exp;
 #[cfg(test)]
 mod naive;
@@ -12,4 +14,7 @@ pub mod gemm;
 pub mod panel;
 pub mod pool;
 pub mod reduce;
+pub mod relative;
+pub mod rotary;
 pub mod softmax;
+pub mod transient;

@@ -63,12 +63,12 @@ impl LayerNorm<'_> {
     ///
     /// # Panics
     /// When a shape differs.
-    pub fn into(&self, x: Mat<'_>, mut y: MatMut<'_>) {
+    pub fn forward(&self, x: Mat<'_>, mut y: MatMut<'_>) {
         y.copy_from(x);
         self.in_place(y, None);
     }
 
-    /// The gradients of [`LayerNorm::into`] at `x`: `dx` is written, `dweight [H]` and `dbias [H]` are added
+    /// The gradients of [`LayerNorm::forward`] at `x`: `dx` is written, `dweight [H]` and `dbias [H]` are added
     /// to (they are parameters, shared by all rows), each where asked for.
     ///
     /// # Panics

@@ -57,13 +57,14 @@ pub fn sigmoid_at(level: Level, x: &mut [f32]) {
     simd::run_at(level, Sigmoid(x));
 }
 
-/// Replaces a row of scores that is not empty by `e^(x - max)` and returns the sum of that.
+/// Replaces a row of scores that is not empty by `e^(scale x - max)` and returns the sum of that; `scale > 0`.
 #[inline(always)]
-pub fn exponents<S: Simd>(s: S, row: &mut [f32]) -> f32 {
-    let minus = s.splat(-max(s, row));
+pub fn exponents<S: Simd>(s: S, row: &mut [f32], scale: f32) -> f32 {
+    let minus = s.splat(-max(s, row) * scale);
+    let scale = s.splat(scale);
     let mut sums = Sums::new(s);
     for i in 0..row.len().div_ceil(LANES) {
-        let e = exp(s, s.add(load_at(s, row, i), minus));
+        let e = exp(s, s.fma(load_at(s, row, i), scale, minus));
         store_at(s, e, row, i);
         sums.product(s, i, e, lanes_at(s, row.len(), i));
     }
@@ -81,7 +82,7 @@ impl Kernel for Softmax<'_> {
         }
         for r in 0..self.0.rows() {
             let row = self.0.row_mut(r);
-            let sum = s.splat(exponents(s, row));
+            let sum = s.splat(exponents(s, row, 1.0));
             for i in 0..row.len().div_ceil(LANES) {
                 store_at(s, s.div(load_at(s, row, i), sum), row, i);
             }

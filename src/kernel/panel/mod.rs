@@ -24,6 +24,7 @@ mod f32;
 mod owned;
 mod pack;
 mod tile;
+mod words;
 
 use std::{cell::Cell, ops::Range};
 
