@@ -1,35 +1,175 @@
-//! Attention of every sequence of a batch: which kernel call its facts mean.
+//! Attention of every sequence of a batch: which kernel call a layer's facts mean.
+//!
+//! What depends on weights besides q, k and v are the projected tables of relative positions. They are made
+//! once: the base's when it is loaded, a task's when it is bound, because an adapter on q or k changes them too.
 
-use super::block::Pass;
+use std::{cell::RefCell, sync::Arc};
+
+use super::{
+    block::{Block, Pass},
+    linear::{Epilogue, GroupFactors, Linear},
+    task::Task,
+};
 use crate::{
-    mat::{Mat, MatMut},
-    spec::LayerSpec,
+    kernel::{
+        attention::{Attention, Positions, Relative, Scratch},
+        bucketed::DistanceBias,
+        relative::{Distances, PositionPanels},
+        rotary::Rotary,
+    },
+    mat::{Mat, MatMut, Matrix},
+    weights::Packed,
 };
 
-/// What happens to q and k before attention: rotary positions.
-pub fn positions(_spec: &LayerSpec, _pass: Pass<'_>, _qkv: MatMut<'_>) {}
+/// What a layer's attention knows of positions, ready to use.
+#[derive(Debug, Clone)]
+pub enum LayerPositions {
+    /// Nothing.
+    None,
+    /// Turns q and k.
+    Rotary(Arc<Rotary>),
+    /// Adds a bias a head and distance.
+    Bucketed(Arc<DistanceBias>),
+    /// Adds disentangled terms.
+    Relative(RelativePositions),
+}
 
-/// Attention over `qkv [T x 3H]`, sequence by sequence, into `out [T x H]`. TEMPORARY naive body.
-pub fn forward(_spec: &LayerSpec, pass: Pass<'_>, _layer: usize, qkv: Mat<'_>, mut out: MatMut<'_>) {
-    let h = out.cols();
+/// Relative positions of one layer.
+#[derive(Debug, Clone)]
+pub struct RelativePositions {
+    /// Which row a distance reads.
+    pub distances: Arc<Distances>,
+    /// The table of relative embeddings, normed: `[2 span x H]`.
+    pub table: Arc<Matrix>,
+    /// Projections of its own (key, then query: `[2H x H]`); `None`: the layer's q and k.
+    pub own: Option<Linear>,
+    /// Content to position.
+    pub c2p: bool,
+    /// Position to content.
+    pub p2c: bool,
+    /// The base's projections.
+    pub base: Arc<ProjectedPositions>,
+}
+
+/// The table of relative embeddings, projected.
+#[derive(Debug, Default)]
+pub struct ProjectedPositions {
+    /// By the key weights, where content reads positions.
+    pub keys: Option<PositionPanels>,
+    /// By the query weights, where positions read content.
+    pub queries: Option<PositionPanels>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl RelativePositions {
+    /// Projects the table through `qkv` (or its own linear), with the factors a task has for it.
+    pub fn project(&self, qkv: &Linear, packed: &Packed, heads: usize, task: Option<&Task>) -> ProjectedPositions {
+        let (rows, h) = (self.table.rows(), self.table.cols());
+        let linear = self.own.as_ref().unwrap_or(qkv);
+        let factors = linear.slot.and_then(|slot| task?.factors.get(slot)?.as_ref());
+        let groups: Vec<_> = factors.map(|factors| GroupFactors { rows: 0..rows, factors }).into_iter().collect();
+        let width = if self.own.is_some() { 2 * h } else { 3 * h };
+        let mut out = Matrix::zeros(rows, width);
+        linear.forward(packed, self.table.view(), &groups, Epilogue::default(), out.view_mut(), 1);
+        // Own projections stand as key | query, a layer's as query | key | value.
+        let (keys, queries) = if self.own.is_some() { (0..h, h..2 * h) } else { (h..2 * h, 0..h) };
+        let panels = |wanted: bool, columns| wanted.then(|| PositionPanels::new(out.view().col_range(columns), heads));
+        ProjectedPositions { keys: panels(self.c2p, keys), queries: panels(self.p2c, queries) }
+    }
+
+    /// Whether an adapter with factors at `slot` changes the projections.
+    pub fn depends_on(&self, qkv: &Linear, slot: usize) -> bool {
+        self.own.as_ref().unwrap_or(qkv).slot == Some(slot)
+    }
+}
+
+/// What happens to q and k before attention: rotary positions.
+pub fn turn(block: &Block, pass: Pass<'_>, mut qkv: MatMut<'_>) {
+    let LayerPositions::Rotary(rotary) = &block.positions else { return };
+    let h = qkv.cols() / 3;
     let d = h / pass.heads;
-    let scale = 1.0 / (d as f32).sqrt();
     for s in 0..pass.batch.sequences() {
-        let rows = pass.batch.rows(s);
-        for n in 0..pass.heads {
-            for i in rows.clone() {
-                let q = &qkv.row(i)[n * d..][..d];
-                let mut p: Vec<f32> = rows.clone().map(|j| q.iter().zip(&qkv.row(j)[h + n * d..][..d]).map(|(a, b)| a * b).sum::<f32>() * scale).collect();
-                let len = p.len();
-                crate::kernel::softmax::softmax(MatMut::new(&mut p, 1, len));
-                let y = &mut out.row_mut(i)[n * d..][..d];
-                y.fill(0.0);
-                for (j, p) in rows.clone().zip(&p) {
-                    for (y, v) in y.iter_mut().zip(&qkv.row(j)[2 * h + n * d..][..d]) {
-                        *y += p * v;
-                    }
-                }
-            }
+        for head in 0..2 * pass.heads {
+            // q's heads and k's lie side by side.
+            let rows = qkv.reborrow().row_range(pass.batch.rows(s));
+            rotary.apply(rows.col_range(head * d..(head + 1) * d));
         }
     }
+}
+
+/// Attention over `qkv [T x 3H]`, sequence by sequence, into `out [T x H]`.
+pub fn forward(block: &Block, pass: Pass<'_>, layer: usize, qkv: Mat<'_>, out: MatMut<'_>) {
+    if pass.threads <= 1 {
+        let mut rest = out;
+        for s in 0..pass.batch.sequences() {
+            let (rows, below) = rest.split_rows(pass.batch.rows(s).len());
+            rest = below;
+            let call = sequence(block, pass, layer, s, qkv);
+            SCRATCH.with_borrow_mut(|scratch| call.forward(rows, scratch));
+        }
+        return;
+    }
+    let d = out.cols() / pass.heads;
+    rayon::scope(|scope| {
+        let mut rest = out;
+        for s in 0..pass.batch.sequences() {
+            let (mut rows, below) = rest.split_rows(pass.batch.rows(s).len());
+            rest = below;
+            let call = sequence(block, pass, layer, s, qkv);
+            let parts = pass.threads.min(pass.heads);
+            for part in 0..parts {
+                let heads = pass.heads * part / parts..pass.heads * (part + 1) / parts;
+                let (columns, right) = rows.split_cols(heads.len() * d);
+                rows = right;
+                scope.spawn(move |_| {
+                    let queries = 0..call.q.rows();
+                    SCRATCH.with_borrow_mut(|scratch| call.part(heads, queries, columns, scratch));
+                });
+            }
+        }
+    });
+}
+
+/// The kernel call of sequence `s`.
+fn sequence<'a>(
+    block: &'a Block,
+    pass: Pass<'a>,
+    layer: usize,
+    s: usize,
+    qkv: Mat<'a>,
+) -> Attention<'a> {
+    let rows = qkv.row_range(pass.batch.rows(s));
+    let h = qkv.cols() / 3;
+    let d = h / pass.heads;
+    let (positions, scale) = match &block.positions {
+        LayerPositions::None | LayerPositions::Rotary(_) => (Positions::None, plain_scale(d)),
+        LayerPositions::Bucketed(bias) => (Positions::Bucketed(bias), plain_scale(d)),
+        LayerPositions::Relative(relative) => {
+            let task = pass.tasks[pass.batch.task_of(s)];
+            let projected = task.positions.get(layer).and_then(Option::as_deref);
+            let projected = projected.unwrap_or(&relative.base);
+            let relative = Relative {
+                distances: &relative.distances,
+                keys: projected.keys.as_ref(),
+                queries: projected.queries.as_ref(),
+            };
+            (Positions::Relative(relative), relative.scale(d))
+        }
+    };
+    Attention {
+        q: rows.col_range(0..h),
+        k: rows.col_range(h..2 * h),
+        v: rows.col_range(2 * h..3 * h),
+        heads: pass.heads,
+        scale,
+        window: block.spec.window,
+        positions,
+    }
+}
+
+fn plain_scale(d: usize) -> f32 {
+    1.0 / (d as f32).sqrt()
 }

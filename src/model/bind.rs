@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Model,
+    attention::{LayerPositions, ProjectedPositions},
+    block::Block,
     head::{Dense, Head},
     linear::{Linear, LowRank, LowRankPart, Weight},
     load::find,
@@ -89,7 +91,9 @@ impl Model {
         head.factors = in_head;
         let classifier = self.adapter_classifier(adapter, &mut head)?;
         head.check_all_used()?;
-        Ok(self.task(Some(name.to_owned()), slots, ranks, classifier))
+        let mut task = self.task(Some(name.to_owned()), slots, ranks, classifier);
+        task.positions = self.positions_of(&task);
+        Ok(task)
     }
 
     fn task(
@@ -101,7 +105,21 @@ impl Model {
     ) -> Task {
         let embedder =
             Embedder { pooling: self.sentence.pooling, normalize: self.sentence.normalize };
-        Task { name, factors, ranks, classifier, embedder }
+        Task { name, factors, ranks, classifier, embedder, positions: Vec::new() }
+    }
+
+    /// The projected tables of relative positions that `task`'s factors change; empty where none is.
+    fn positions_of(&self, task: &Task) -> Vec<Option<Arc<ProjectedPositions>>> {
+        let adapted = |slot: usize| task.factors.get(slot).is_some_and(Option::is_some);
+        let of_block = |block: &Block| match &block.positions {
+            LayerPositions::Relative(relative) if (0..task.factors.len()).any(|s| adapted(s) && relative.depends_on(&block.qkv, s)) => {
+                let heads = self.spec.heads;
+                Some(Arc::new(relative.project(&block.qkv, &self.packed, heads, Some(task))))
+            }
+            _ => None,
+        };
+        let tables: Vec<_> = self.blocks.iter().map(of_block).collect();
+        if tables.iter().any(Option::is_some) { tables } else { Vec::new() }
     }
 
     /// Whether `path` is the dense layer of one of this family's heads (all-linear adapters may change it).

@@ -4,7 +4,7 @@ use crate::{
     kernel::activation::Activation,
     mat::{MatMut, Matrix},
     model::{
-        attention,
+        attention::{self, LayerPositions},
         batch::Batch,
         hook::{Hook, Place},
         linear::{Epilogue, Linear},
@@ -32,6 +32,8 @@ pub struct Block {
     pub attn_norm: Option<Norm>,
     /// Norm of the feed-forward half.
     pub mlp_norm: Norm,
+    /// What attention knows of positions.
+    pub positions: LayerPositions,
 }
 
 /// What is the same for every layer of one pass.
@@ -125,10 +127,10 @@ impl Block {
             Input::Half => &w.half,
         };
         pass.linear(&self.qkv, from, Epilogue::default(), w.qkv.view_mut());
-        attention::positions(&self.spec, pass, w.qkv.view_mut());
+        attention::turn(self, pass, w.qkv.view_mut());
         hook.at(Place::Qkv, layer, w.qkv.view_mut());
         let context = w.context.reshape(t, h);
-        attention::forward(&self.spec, pass, layer, w.qkv.view(), context);
+        attention::forward(self, pass, layer, w.qkv.view(), context);
         hook.at(Place::Context, layer, w.context.view_mut());
         self.add_half(pass, layer, &self.attn_out, Half::Attention, w, hook);
     }

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     Model,
+    attention::LayerPositions,
     block::Block,
     embedding::{Embedding, EmbeddingParts},
     linear::{Linear, Weight},
@@ -237,6 +238,7 @@ impl<'a> Reader<'a> {
             mlp_out: linear(3)?,
             attn_norm: facts.attn_norm.then(|| norm(spec.names.attn_norm)).transpose()?,
             mlp_norm: norm(spec.names.mlp_norm)?,
+            positions: LayerPositions::None,
         })
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::{
     model::{
+        attention::ProjectedPositions,
         head::Head,
         linear::{GroupFactors, LowRank},
         batch::Batch,
@@ -22,6 +23,8 @@ pub struct Task {
     pub name: Option<String>,
     /// Factors by slot of the model's linears; `None` where every rank is 0.
     pub factors: Vec<Option<LowRank>>,
+    /// Projected tables of relative positions by layer, where this task's factors change them.
+    pub positions: Vec<Option<Arc<ProjectedPositions>>>,
     /// The classifier, if the task has one.
     pub classifier: Option<Classifier>,
     /// How it embeds.

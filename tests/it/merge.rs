@@ -2,7 +2,7 @@
 
 use sorank::{
     adapter::Adapter,
-    engine::Want,
+    engine::{Answer, Want},
     model::{Batch, Merged, Model, Sequence, Task},
 };
 
@@ -71,10 +71,10 @@ fn a_merged_checkpoint_answers_as_base_and_adapter() {
             add(&apart, name, &golden.adapter_dir(name));
             let got = merged.run(&admit(&merged, None, Want::Classes, &texts));
             let want = apart.run(&admit(&apart, Some(name), Want::Classes, &texts));
-            for (got, want) in got.iter().zip(&want) {
-                let error = distance(logits(got), logits(want));
-                assert!(error <= MERGE_ROUNDING, "{family} {name}: {error:e}");
-            }
+            // Over all rows: a regression's single value may be near zero in one of them.
+            let all = |answers: &[Answer]| answers.iter().flat_map(|a| logits(a).to_vec()).collect::<Vec<_>>();
+            let error = distance(&all(&got), &all(&want));
+            assert!(error <= MERGE_ROUNDING, "{family} {name}: {error:e}");
         }
     }
 }

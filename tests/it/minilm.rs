@@ -30,7 +30,7 @@ fn golden() -> serde_json::Value {
 
 #[test]
 fn embeddings_equal_transformers() {
-    let (Some(model), Some(data)) = (shared("models/all-MiniLM-L6-v2"), shared("data")) else { return };
+    let (Some(model), Some(data)) = (shared("models/all-MiniLM-L6-v2"), shared("")) else { return };
     let engine = engine(&model, 2048);
     let golden = golden();
     let rows = golden["rows"].as_array().expect("rows");
@@ -38,7 +38,10 @@ fn embeddings_equal_transformers() {
         .iter()
         .map(|r| {
             let file = data.join(r["file"].as_str().expect("a file"));
-            column(&file, r["row"].as_u64().expect("a row") as usize, r["column"].as_str().expect("a column"))
+            let (row, join) = (r["row"].as_u64().expect("a row"), r["join"].as_u64().expect("how many"));
+            let name = r["column"].as_str().expect("a column");
+            let texts = (row..row + join).map(|row| column(&file, row as usize, name));
+            texts.collect::<Vec<_>>().join(" ")
         })
         .collect();
     let mut worst = 0.0f32;
