@@ -7,6 +7,7 @@ pub mod cli;
 pub mod error;
 pub mod kernel;
 pub mod mat;
+pub mod report;
 pub mod simd;
 pub mod spec;
 pub mod text;
