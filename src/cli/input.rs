@@ -231,9 +231,9 @@ impl<'de> Deserialize<'de> for Members {
 fn json_row(line: usize, json: &str) -> Result<Row, String> {
     let Members(members) = serde_json::from_str(json).map_err(|error| {
         // The JSON is one line of ours: its column is news, its line 1 is not.
-        error
-            .to_string()
-            .replace(" at line 1 column ", " at column ")
+        let said = error.to_string();
+        let said = said.replace(" at line 1 column ", " at column ");
+        said.trim_end_matches(" at column 0").to_owned()
     })?;
     let mut text = None;
     let mut text_pair = None;

@@ -10,6 +10,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::report::grouped;
+
 /// Redraws a second; more would cost time and please nobody.
 const REDRAWS: u8 = 8;
 
@@ -136,19 +138,6 @@ fn rate(n: u64, seconds: f64) -> String {
     }
 }
 
-/// `1234567` as `1,234,567`.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,10 +164,6 @@ mod tests {
         };
         let expected = "1,234 rows, 56,789 tokens in 3.2 s (386 rows/s, 17,747 tokens/s)";
         assert_eq!(done.summary(), expected);
-        assert_eq!(
-            (grouped(0), grouped(1000), grouped(999_999)),
-            ("0".into(), "1,000".into(), "999,999".into())
-        );
         assert_eq!(rate(3, 2.0), "1.5");
     }
 }
