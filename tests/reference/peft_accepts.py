@@ -15,6 +15,7 @@ The fixtures are the adapters of step 1 with what peft itself computes from them
 import copy
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import _ExcludedModule
 from transformers import (
     BertConfig, BertForSequenceClassification, DebertaV2Config, DebertaV2ForTokenClassification,
     DistilBertConfig, DistilBertForSequenceClassification, ModernBertConfig, ModernBertModel,
@@ -170,7 +172,55 @@ def fixtures(out):
                 "norm": delta.norm().item(), "sum": delta.sum().item()}
     lines = (f' "{name}": {{\n' + ",\n".join(f'  "{m}": {json.dumps(v)}' for m, v in modules.items()) + "\n }"
              for name, modules in expected.items())
+    matching(out)
     (out / "expected.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+PATHS = [
+    *(f"bert.encoder.layer.{i}.{m}" for i in (0, 1, 11) for m in (
+        "attention.self.query", "attention.self.value", "attention.output.dense", "intermediate.dense", "output.dense")),
+    *(f"encoder.layer.{i}.output.dense" for i in (0, 1)), *(f"layers.{i}.attn.Wqkv" for i in (0, 1)),
+    "model.layers.1.mlp.Wi", "bert.pooler.dense", "classifier", "pre_classifier", "classifier.dense", "query", "dense",
+    "m.layers.1.experts.0.query", "a.h.1.query", "bert.encoder_layer.1.query",
+]
+KEYS = [
+    "query", "value", "dense", "output.dense", "attention.output.dense", "bert.pooler.dense", "classifier", "Wi", "layer.1",
+    "layer.1.output.dense", "1.output.dense", "encoder.layer.0.output.dense", "bert.encoder.layer.1.attention.self.query",
+    "r.1.attention.self.query", "attn.Wqkv", "enc", "encoder.layer",
+]
+EXPRESSIONS = [
+    r".*", r"query|value", r".*\.(query|value)", r".*layer\.(0|1)\..*dense", r"bert\.encoder\.layer\.1{1,2}\..*",
+    r"[^.]+\.[^.]+\.layer\.\d+\.(?:output|intermediate)\.dense", r"(?i).*QUERY", r"^bert.*value$", r".*?dense",
+    r"(?P<a>bert)\..*", r".*\blayer\b.*", r"[a-z.]+", r"[]a-z.\d_]+", r".*\.\w+_\w+\..*", r"layer\.[01]\.output\.dense",
+    r"^layers.*", r"attention\.self\.(query|value)", r"(self|output)\.\w+", r"\Abert.*", r"",
+]
+
+
+def matching(out, cases=160):
+    """What peft's own matching says of random configurations."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from peft.utils.other import get_pattern_key
+    dice = random.Random(5)
+    some = lambda pool, low, high: dice.sample(pool, dice.randint(low, high))
+    rows = []
+    for _ in range(cases):
+        config = dict(target_modules=some(KEYS, 1, 6) if dice.random() < 0.6 else dice.choice(EXPRESSIONS[:-1]))
+        if dice.random() < 0.3:
+            config["exclude_modules"] = some(KEYS, 1, 3) if dice.random() < 0.5 else dice.choice(EXPRESSIONS)
+        if dice.random() < 0.3:
+            config["modules_to_save"] = some(["classifier", "pooler", "dense", "layer.1"], 1, 2)
+        if isinstance(config["target_modules"], list) and dice.random() < 0.5:
+            config["layers_to_transform"] = dice.choice([0, 1, [1], [0, 11], []])
+            if dice.random() < 0.6:
+                config["layers_pattern"] = dice.choice(["layer", ["h", "layers"], ["encoder.layer"], [], "", ".*s", "layers?"])
+        pool = KEYS + [e for e in EXPRESSIONS if e and not e.startswith("(?i)")]
+        patterns = {k: i + 1 for i, k in enumerate(some(pool, 0, 6))}
+        lora = LoraConfig(**config)
+        targeted = [p for p in PATHS if (m := check_target_module_exists(lora, p)) and not isinstance(m, _ExcludedModule)]
+        ranks = {p: patterns.get(get_pattern_key(patterns, p), 99) for p in PATHS}
+        rows.append(dict(config, peft_type="LORA", r=99, rank_pattern=patterns, targeted=targeted, ranks=list(ranks.values())))
+    lines = ",\n".join(f"  {json.dumps(r, separators=(chr(44), chr(58)))}" for r in rows)
+    (out / "matching.json").write_text(f'{{"paths": {json.dumps(PATHS)},\n "cases": [\n{lines}\n ]}}\n')
 
 
 def check():

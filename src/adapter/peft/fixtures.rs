@@ -1,10 +1,10 @@
 //! The reader against what peft itself saved and computed: tests/reference/peft/, made by peft_accepts.py.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, peft_config::PeftConfig};
 
 /// peft computed the products in f32 over at most 12 terms; the sum runs over 96 of them.
 const TOLERANCE: f64 = 1e-5;
@@ -106,5 +106,37 @@ fn heads_and_pruned_modules_are_as_saved() {
             .factors
             .values()
             .all(|f| f.rank() <= 2 && f.scale == 1.0)
+    );
+}
+
+#[test]
+fn matching_is_peft_s_on_random_configurations() {
+    let file = std::fs::read(directory().join("matching.json")).unwrap();
+    let file: Value = serde_json::from_slice(&file).unwrap();
+    let strings = |v: &Value| serde_json::from_value::<Vec<String>>(v.clone()).unwrap();
+    let paths = strings(&file["paths"]);
+    let mut wrong = Vec::new();
+    for case in file["cases"].as_array().unwrap() {
+        let config = PeftConfig::parse(case.to_string().as_bytes(), Path::new("c")).unwrap();
+        let targeted: Vec<_> = paths
+            .iter()
+            .filter(|p| config.targets.matches(p))
+            .cloned()
+            .collect();
+        let ranks: Vec<_> = paths
+            .iter()
+            .map(|p| config.claimed_rank(p).0.into())
+            .collect();
+        if targeted != strings(&case["targeted"]) || Value::Array(ranks.clone()) != case["ranks"] {
+            wrong.push(format!(
+                "{case}\n  targeted {targeted:?}\n  ranks {ranks:?}"
+            ));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
     );
 }
