@@ -341,4 +341,6 @@ fn matrix(tensor: SavedTensor) -> Matrix {
 }
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod tests;

@@ -224,3 +224,17 @@ fn a_place_that_is_taken_stays_as_it_is() {
     std::fs::create_dir(&empty).unwrap();
     adapter().write(&empty).unwrap();
 }
+
+/// The Rust half of tests/reference/peft_accepts.py, which runs it and loads with peft what it wrote.
+#[test]
+#[ignore = "run by tests/reference/peft_accepts.py"]
+fn rewrites_adapters_for_peft() {
+    let from = |name: &str| std::path::PathBuf::from(std::env::var(name).unwrap());
+    let (input, output) = (from("SORANK_PEFT_IN"), from("SORANK_PEFT_OUT"));
+    for entry in std::fs::read_dir(input).unwrap().map(|e| e.unwrap()) {
+        if entry.file_type().unwrap().is_dir() {
+            let adapter = Adapter::read(&entry.path()).unwrap();
+            adapter.write(&output.join(entry.file_name())).unwrap();
+        }
+    }
+}
