@@ -148,11 +148,6 @@ impl Rows {
         Ok(Rows { source_name, kind })
     }
 
-    /// What messages call the source.
-    pub(crate) fn source_name(&self) -> &str {
-        &self.source_name
-    }
-
     /// An error about one of its rows, for what is found out later.
     pub(crate) fn error_at(&self, line: usize, why: impl Into<String>) -> Error {
         Error::Row {

@@ -67,7 +67,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         match args.json {
             true => go_on(out.line(&facts)?)?,
             false => {
-                let map = rankmap::text(&facts.ranks);
+                let map = rankmap::text(name, &facts.rank_rows());
                 go_on(out.text(&format!("{facts}{map}"))?)?;
             }
         }
@@ -78,7 +78,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             let why = format!("--svg draws one adapter, {} were given", adapters.len());
             return Err(Failure::Usage(why));
         };
-        let picture = rankmap::svg(name, &AdapterFacts::new(name, adapter).ranks);
+        let picture = rankmap::svg(name, &AdapterFacts::new(name, adapter).rank_rows());
         std::fs::write(path, picture).map_err(Error::io(path))?;
     }
     Ok(())

@@ -86,11 +86,6 @@ impl Progress {
         self.bar.inc(rows);
     }
 
-    /// Does something that writes to stderr, with the bar out of the way.
-    pub(crate) fn aside<T>(&self, f: impl FnOnce() -> T) -> T {
-        self.bar.suspend(f)
-    }
-
     /// Clears the bar and says what was done.
     pub(crate) fn finish(self) -> Done {
         self.bar.finish_and_clear();
@@ -121,9 +116,9 @@ impl Packing {
     }
 
     /// `done` of `total` bytes are packed.
-    pub(crate) fn set(&self, done: u64, total: u64) {
-        self.bar.set_length(total);
-        self.bar.set_position(done);
+    pub(crate) fn set(&self, done: usize, total: usize) {
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
         if done == total {
             self.bar.finish_and_clear();
         }
@@ -150,7 +145,6 @@ mod tests {
                 scope.spawn(|| (0..100).for_each(|_| progress.add(1, 7)));
             }
         });
-        assert_eq!(progress.aside(|| 5), 5);
         let done = progress.finish();
         assert_eq!((done.rows, done.tokens), (400, 2800));
     }

@@ -12,7 +12,7 @@ use crate::{
     kernel::panel::Precision,
     model::{LoadOptions, Model},
     text::Tokenizer,
-    weights::{PackOptions, Source, cache},
+    weights::{PackOptions, Source},
 };
 
 /// Which base, which adapters.
@@ -76,12 +76,8 @@ impl ModelArgs {
     /// The base, loaded.
     pub(super) fn load(&self) -> Result<Model, Failure> {
         let progress = super::progress::Packing::new(self.quiet);
-        let report = |done: u64, total: u64| progress.set(done, total);
-        let pack = PackOptions {
-            cache_dir: cache::directory(),
-            progress: Some(&report),
-            ..PackOptions::default()
-        };
+        let report = |done: usize, total: usize| progress.set(done, total);
+        let pack = PackOptions { progress: Some(&report), ..PackOptions::default() };
         let options = LoadOptions { precision: Some(self.dtype.into()), pack };
         Ok(Model::load(self.source()?, &options)?)
     }

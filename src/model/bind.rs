@@ -42,7 +42,7 @@ impl Model {
     /// fingerprint of another base.
     pub fn bind(&self, name: &str, adapter: &Adapter) -> Result<Task> {
         if let Some(expected) = &adapter.base_fingerprint {
-            let found = self.packed.content();
+            let found = self.packed.content_hash();
             if expected != found {
                 return Err(Error::BaseMismatch {
                     path: adapter.path.clone(),
@@ -76,7 +76,7 @@ impl Model {
         }
         self.check_targets(adapter)?;
 
-        let mut slots = vec![None; self.packed.len()];
+        let mut slots = vec![None; self.packed.slots()];
         let mut ranks = Vec::new();
         for (slot, mut parts) in by_slot {
             parts.sort_by_key(|(site, _)| site.columns.start);

@@ -37,7 +37,7 @@ pub struct Block {
 }
 
 /// What is the same for every layer of one pass.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Pass<'a> {
     /// The packed base.
     pub packed: &'a Packed,

@@ -26,8 +26,7 @@ impl Merged {
     /// # Errors
     /// [`Error::Unsupported`] for an int8 base: rounding to int8 again would change more than the adapter does.
     pub fn new(mut model: Model, task: &Task) -> Result<Merged> {
-        let precisions = (0..model.packed.len()).map(|slot| model.packed.shape(slot).precision);
-        if precisions.into_iter().any(|p| p == Precision::Int8) {
+        if model.packed.precision() == Precision::Int8 {
             return Err(Error::unsupported(
                 model.tensors.path(),
                 "merging into int8 weights",

@@ -30,6 +30,6 @@ impl Norm {
 
     /// `y = norm(x)`
     pub fn forward_into(&self, x: Mat<'_>, y: MatMut<'_>) {
-        LayerNorm::into(&self.kernel(), x, y);
+        self.kernel().forward(x, y);
     }
 }

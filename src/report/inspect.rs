@@ -122,7 +122,7 @@ pub struct AdapterFacts {
     /// Labels, where a side file gives them.
     pub labels: Option<Vec<String>>,
     /// Adapted sites; one that was pruned away is not listed.
-    pub ranks: Vec<RankRow>,
+    pub ranks: Vec<SiteRank>,
     /// Elements of A and B.
     pub parameters: u64,
     /// Elements of whole tensors saved beside them.
@@ -134,14 +134,14 @@ pub struct AdapterFacts {
 impl AdapterFacts {
     /// Reads the facts off an adapter.
     pub fn new(name: &str, adapter: &Adapter) -> Self {
-        let ranks: Vec<RankRow> = adapter
+        let ranks: Vec<SiteRank> = adapter
             .factors
             .iter()
             .map(|(path, factors)| {
                 let (layer, site) = layer_and_site(path);
                 let (a, b) = (&factors.a, &factors.b);
-                let params = a.rows() * a.cols() + b.rows() * b.cols();
-                RankRow { layer, site, rank: a.rows(), r_max: None, params }
+                let params = (a.rows() * a.cols() + b.rows() * b.cols()) as u64;
+                SiteRank { layer, site, rank: a.rows(), params }
             })
             .collect();
         Self {
@@ -150,11 +150,35 @@ impl AdapterFacts {
             base: adapter.base.clone(),
             task_type: adapter.task_type,
             labels: adapter.labels.clone(),
-            parameters: ranks.iter().map(|r| r.params as u64).sum(),
+            parameters: ranks.iter().map(|r| r.params).sum(),
             saved_parameters: adapter.saved.values().map(|t| t.data.len() as u64).sum(),
             bytes: adapter.bytes,
             ranks,
         }
+    }
+}
+
+/// One adapted module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SiteRank {
+    /// Its layer, from 0; none for a module outside the layers.
+    pub layer: Option<usize>,
+    /// Its path within the layer.
+    pub site: String,
+    /// Its rank.
+    pub rank: usize,
+    /// Elements of A and B.
+    pub params: u64,
+}
+
+impl AdapterFacts {
+    /// The sites inside layers, as the rank map takes them.
+    pub fn rank_rows(&self) -> Vec<RankRow> {
+        let row = |s: &SiteRank| {
+            let (site, rank) = (s.site.clone(), s.rank);
+            Some(RankRow { layer: s.layer?, site, rank, r_max: None, params: s.params })
+        };
+        self.ranks.iter().filter_map(row).collect()
     }
 }
 

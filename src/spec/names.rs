@@ -6,6 +6,8 @@
 /// Where a family keeps its tensors. Names are module paths without `.weight` / `.bias`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Names {
+    /// What transformers calls this family's model classes, up to `ForSequenceClassification`.
+    pub class: &'static str,
     /// What may stand before every name of the encoder; the first that matches a checkpoint is taken.
     pub prefixes: &'static [&'static str],
     /// Word embedding table.
