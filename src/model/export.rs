@@ -21,26 +21,10 @@ use crate::{
     spec::Problem,
     weights::{
         Dtype, Tensor, durable,
+        source::COMPANIONS,
         writer::{self, Content, Output},
     },
 };
-
-/// Files of a model directory that are copied as they are.
-const COPIED: &[&str] = &[
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spm.model",
-    "sentencepiece.bpe.model",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "1_Pooling/config.json",
-];
 
 impl Model {
     /// Writes this base with `adapter` merged into it as a model directory at `out`.
@@ -52,7 +36,7 @@ impl Model {
         durable::directory(out, |dir| {
             self.write_tensors(adapter, &task, &dir.join("model.safetensors"))?;
             self.write_config(&task, &dir.join("config.json"))?;
-            for name in COPIED {
+            for name in COMPANIONS {
                 let Some(bytes) = self.source.read(name)? else { continue };
                 let to = dir.join(name);
                 let parent = to.parent().unwrap_or(dir);

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::fixtures::{PARITY, distance, golden, manifest_dir};
+use crate::fixtures::{PARITY, golden, manifest_dir};
 
 /// Runs `sorank` with `args`, feeding `stdin`; the cache is the test's own.
 fn sorank(args: &[&str], stdin: &str) -> Output {
@@ -100,7 +100,8 @@ fn classify_equals_peft_over_jsonl_on_stdin() {
     for (row, (r, name)) in rows.iter().zip(&expected) {
         assert_eq!(row["adapter"], *name);
         let logits = numbers(&row["logits"]);
-        assert!(distance(&logits, golden.row(&format!("logits.{name}"), *r)) <= PARITY, "{row}");
+        let error = golden.distance(&format!("logits.{name}"), *r, &logits);
+        assert!(error <= PARITY, "{error:e}: {row}");
         match *name {
             "reg" => {
                 assert!(row.get("label").is_none() && row.get("scores").is_none());

@@ -140,6 +140,14 @@ impl Golden {
         self.tensors.contains_key(name)
     }
 
+    /// Largest difference of `got` to row `r` of a golden matrix, over the largest value of the whole matrix: a
+    /// single logit may be near zero where its terms are not.
+    pub(crate) fn distance(&self, name: &str, r: usize, got: &[f32]) -> f32 {
+        let largest = |x: &[f32]| x.iter().fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
+        let want = self.row(name, r);
+        distance(got, want) * largest(want) / largest(&self.tensor(name).1)
+    }
+
     /// Row `r` of a golden matrix.
     pub(crate) fn row(&self, name: &str, r: usize) -> &[f32] {
         let (shape, data) = self.tensor(name);

@@ -93,7 +93,7 @@ fn every_adapter_equals_peft_in_one_mixed_batch() {
         }
         let mut wrong = Vec::new();
         for (answer, (name, r)) in engine.run(&rows).iter().zip(&wanted) {
-            let error = distance(logits(answer), golden.row(name, *r));
+            let error = golden.distance(name, *r, logits(answer));
             if error > PARITY {
                 wrong.push(format!("{family} {name} row {r}: {error:e}"));
             }
@@ -111,7 +111,7 @@ fn embeddings_equal_peft() {
         for (adapter, name) in [(None, "base"), (Some("embed"), "embed")] {
             let rows = admit(&engine, adapter, Want::Embedding, &texts);
             for (r, answer) in engine.run(&rows).iter().enumerate() {
-                let error = distance(embedding(answer), golden.row(&format!("pooled.{name}.mean"), r));
+                let error = golden.distance(&format!("pooled.{name}.mean"), r, embedding(answer));
                 assert!(error <= PARITY, "{family} {name} row {r}: {error:e}");
             }
         }
