@@ -4,13 +4,77 @@
 //! (`Position::Relative`), never on the family's name. A configuration key that would change the answer
 //! and is not supported is refused by name.
 
+mod bert;
+mod config;
 pub mod head;
+mod labels;
 pub mod names;
+mod roberta;
+pub mod sentence;
+
+use std::path::Path;
 
 pub use head::{DenseSpec, HeadSpec, Pooling};
 pub use names::Names;
+pub use sentence::SentenceSpec;
 
-use crate::kernel::activation::Activation;
+use crate::{Error, Result, kernel::activation::Activation};
+use config::Config;
+
+/// One family: its `model_type`, how its configuration is read, and its keys that change nothing.
+struct Family {
+    model_type: &'static str,
+    parse: fn(&Config<'_>) -> Result<EncoderSpec>,
+    harmless: &'static [&'static str],
+}
+
+const fn family(
+    model_type: &'static str,
+    parse: fn(&Config<'_>) -> Result<EncoderSpec>,
+    harmless: &'static [&'static str],
+) -> Family {
+    Family {
+        model_type,
+        parse,
+        harmless,
+    }
+}
+
+/// Every family there is. A new one is a file, a row here, and a fixture.
+const FAMILIES: &[Family] = &[
+    family("bert", bert::parse, bert::HARMLESS),
+    family("roberta", roberta::parse, &[]),
+    family("xlm-roberta", roberta::parse_xlm, &[]),
+    family("camembert", roberta::parse_camembert, &[]),
+];
+
+impl EncoderSpec {
+    /// Reads a `config.json`, as transformers 4 and 5 write it; `path` is for messages.
+    ///
+    /// # Errors
+    /// When it is not one, its `model_type` is not supported, a number in it is absurd, or a key might change the answer
+    /// and is not supported; the message names the key.
+    pub fn parse(config: &[u8], path: &Path) -> Result<EncoderSpec> {
+        let config = Config::parse(config, path)?;
+        let model_type = config.text("model_type", "")?;
+        let Some(family) = FAMILIES.iter().find(|f| f.model_type == model_type) else {
+            let known: Vec<&str> = FAMILIES.iter().map(|f| f.model_type).collect();
+            return Err(Error::unsupported(
+                path,
+                format!("model_type {model_type:?}"),
+                format!("the families are {}", known.join(", ")),
+            ));
+        };
+        config.encoder_only()?;
+        let mut spec = (family.parse)(&config)?;
+        spec.family = family.model_type.to_owned();
+        spec.own_head = labels::own_head(&config)?;
+        spec.labels = labels::labels(&config, spec.own_head)?;
+        spec.problem = labels::problem(&config)?;
+        config.finish(family.model_type, family.harmless)?;
+        Ok(spec)
+    }
+}
 
 /// Everything the forward pass needs to know about an encoder besides its weights.
 #[derive(Debug, Clone, PartialEq)]
