@@ -20,15 +20,18 @@
 //! Not here: products of two activations (see `kernel::gemm`), threads, files.
 #![allow(unsafe_code)] // micro-kernels work on addresses; shapes are asserted once per product
 
+mod bf16;
 mod f32;
 mod owned;
+mod int8;
 mod pack;
+mod scratch;
 mod tile;
 mod words;
 
 use std::{cell::Cell, ops::Range};
 
-use tile::Low;
+use tile::{Job, Low, Rows};
 
 pub use owned::OwnedPanels;
 pub use pack::{add_to, pack, unpack};
@@ -261,20 +264,59 @@ impl Product<'_> {
         }
     }
 
-    fn dispatch(self, level: Level, low: Low<'_>, y: MatMut<'_>) {
-        match self.w.shape.precision {
-            Precision::F32 => f32::product(level, &self, low, y),
-            _ => todo!(),
-        }
+    fn dispatch(&self, level: Level, low: Low<'_>, y: MatMut<'_>) {
+        let (product, x) = (self, self.x);
+        // SAFETY: `into_at` checked the shapes, and each precision makes the rows that its dots read.
+        unsafe {
+            match self.w.shape.precision {
+                Precision::F32 => f32::run(
+                    level,
+                    Job::Product {
+                        product,
+                        low,
+                        rows: Rows::of(x),
+                        y,
+                    },
+                ),
+                Precision::Bf16 => bf16::with_rows(level, x, |rows| {
+                    bf16::run(
+                        level,
+                        Job::Product {
+                            product,
+                            low,
+                            rows,
+                            y,
+                        },
+                    )
+                }),
+                Precision::Int8 => int8::with_rows(level, x, |quantised| {
+                    let rows = quantised.rows;
+                    int8::run(
+                        level,
+                        Some(quantised),
+                        Job::Product {
+                            product,
+                            low,
+                            rows,
+                            y,
+                        },
+                    )
+                }),
+            }
+        };
     }
 }
 
 /// Multiplies and adds `rounds` times a tile of registers, touching no memory, and returns the number of
 /// operations: timed, it gives the peak that a product at `level` is measured against.
 pub fn peak(level: Level, precision: Precision, rounds: usize) -> u64 {
-    match precision {
-        Precision::F32 => f32::peak_at(level, rounds),
-        _ => todo!(),
+    // SAFETY: a peak reads no operand.
+    unsafe {
+        match precision {
+            Precision::F32 => f32::run(level, Job::Peak(rounds)),
+            Precision::Bf16 => bf16::run(level, Job::Peak(rounds)),
+            Precision::Int8 => int8::run(level, None, Job::Peak(rounds)),
+        }
     }
 }
 
