@@ -119,10 +119,6 @@ mod tests {
                     }
                 }
             }
-            println!(
-                "{level:?}: exp {:.3} ulp, sigmoid {:.3} ulp",
-                worst[0], worst[1]
-            );
             assert!(worst[0] <= 1.0 && worst[1] <= 3.0, "{level:?}: {worst:?}");
         }
     }

@@ -157,7 +157,7 @@ mod tests {
                     activation: None,
                     residual: None,
                 };
-                Product::into(&product, y.view_mut());
+                product.into(y.view_mut());
                 results.push(y);
             }
             for r in 0..3 {

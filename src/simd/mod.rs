@@ -136,6 +136,18 @@ fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
     }
 }
 
+/// Asks for the cache line of `p`, which may be any address. Does nothing where there is no such hint.
+#[inline(always)]
+pub fn prefetch(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; it never faults, and SSE is part of the target's baseline.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Proof that a set of vector instructions exists on this CPU, and the operations on its vectors of
 /// [`LANES`] `f32`. Values exist only inside the trampolines.
 pub trait Simd: Copy + Send + Sync + 'static {

@@ -1,13 +1,40 @@
 //! Products against weights packed in panels of 16 output columns: one layout for every instruction set.
 //!
-//! (interface; the helper who lands the kernels replaces the naive body below)
-#![allow(unsafe_code)] // micro-kernels work on addresses
+//! `y = epilogue(init + x Wt)`, where `W [n x k]` was packed once ([`pack`]) and is read for ever after,
+//! usually from a mapped file. A panel holds 16 output columns, K running slowest: a *step* of K is 16
+//! words of 32 bits, each one `f32`, a pair of `bf16` or a quad of `i8` of one column, which is what
+//! FMA, VDPBF16PS and VPDPBUSD take. K is padded with zeros to whole steps, the last panel to 16 columns.
+//!
+//! | precision | a step | header of a panel |
+//! |---|---|---|
+//! | `F32`  | 1 k | none |
+//! | `Bf16` | 2 k | none |
+//! | `Int8` | 4 k | 16 scales (`f32`), 16 column sums (`i32`): a panel's bytes stand alone |
+//!
+//! A panel starts at a multiple of 64 bytes from the first. A *tight* weight (small adapter factors) stores
+//! only the real columns of its last panel, and 64 spare bytes at its end because steps are read whole.
+//!
+//! Every product runs on the calling thread; split rows ([`Mat::row_range`]) or columns
+//! ([`Panels::panel_range`]) over threads: no split changes a bit of the answer.
+//!
+//! Not here: products of two activations (see `kernel::gemm`), threads, files.
+#![allow(unsafe_code)] // micro-kernels work on addresses; shapes are asserted once per product
 
+mod f32;
+mod pack;
+mod tile;
 mod words;
+
+use std::{cell::Cell, ops::Range};
+
+use tile::Low;
+
+pub use pack::{add_to, pack, unpack};
 
 use crate::{
     kernel::activation::Activation,
-    mat::{Mat, MatMut},
+    mat::{Mat, MatMut, Matrix},
+    simd::{self, Level},
 };
 
 /// Output columns of a panel.
@@ -44,13 +71,44 @@ impl PanelShape {
         self.n.div_ceil(WIDTH)
     }
 
+    /// Steps of K.
+    fn steps(&self) -> usize {
+        match self.precision {
+            Precision::F32 => self.k,
+            Precision::Bf16 => self.k.div_ceil(2),
+            Precision::Int8 => self.k.div_ceil(4),
+        }
+    }
+
+    /// Bytes before a panel's first step.
+    fn header(&self) -> usize {
+        match self.precision {
+            Precision::Int8 => 2 * WIDTH * 4,
+            _ => 0,
+        }
+    }
+
+    /// Bytes of a whole panel: a multiple of 64.
+    fn panel_bytes(&self) -> usize {
+        self.header() + self.steps() * WIDTH * 4
+    }
+
+    /// Columns that a step of `panel` stores.
+    fn stored_columns(&self, panel: usize) -> usize {
+        if self.tight {
+            (self.n - panel * WIDTH).min(WIDTH)
+        } else {
+            WIDTH
+        }
+    }
+
     /// Bytes of the packed weight.
     pub fn bytes(&self) -> usize {
-        assert_eq!(self.precision, Precision::F32, "stub");
-        if self.tight {
-            (self.n * self.k + WIDTH) * 4
-        } else {
-            self.panels() * WIDTH * self.k * 4
+        let whole = self.n / WIDTH * self.panel_bytes();
+        match (self.tight, self.n % WIDTH) {
+            (false, _) => self.panels() * self.panel_bytes(),
+            (true, 0) => whole + WIDTH * 4,
+            (true, left) => whole + self.header() + self.steps() * left * 4 + WIDTH * 4,
         }
     }
 }
@@ -83,35 +141,26 @@ impl<'a> Panels<'a> {
     }
 
     /// The panels in `range` as a weight of their own (columns `16 * range.start ..`).
-    pub fn panel_range(&self, range: std::ops::Range<usize>) -> Panels<'a> {
-        let per = self.shape.k * WIDTH * 4;
-        let n = (range.end * WIDTH).min(self.shape.n) - range.start * WIDTH;
-        assert!(!self.shape.tight);
+    ///
+    /// # Panics
+    /// When the range is not inside `0..shape().panels()`.
+    pub fn panel_range(&self, range: Range<usize>) -> Panels<'a> {
+        let (shape, panels) = (self.shape, self.shape.panels());
+        assert!(
+            range.start <= range.end && range.end <= panels,
+            "panels {range:?} of {panels}"
+        );
+        let n = (range.end * WIDTH)
+            .min(shape.n)
+            .saturating_sub(range.start * WIDTH);
+        // Without the last panel nothing is tight: neither its steps nor the spare bytes are part.
+        let tight = shape.tight && range.end == panels;
+        let part = PanelShape { n, tight, ..shape };
+        let bytes = &self.bytes[range.start * shape.panel_bytes()..];
         Panels {
-            bytes: &self.bytes[range.start * per..range.end * per],
-            shape: PanelShape { n, ..self.shape },
+            bytes: &bytes[..part.bytes()],
+            shape: part,
         }
-    }
-}
-
-/// Packs `w [n x k]`, row by row as a checkpoint stores it, into `out` of `shape.bytes()` bytes.
-pub fn pack(w: Mat<'_>, shape: PanelShape, out: &mut [u8]) {
-    assert_eq!(
-        (w.rows(), w.cols(), out.len()),
-        (shape.n, shape.k, shape.bytes())
-    );
-    out.fill(0);
-    let mut at = 0;
-    for panel in 0..shape.panels() {
-        let cols = (shape.n - panel * WIDTH).min(WIDTH);
-        let stride = if shape.tight { cols } else { WIDTH };
-        for k in 0..shape.k {
-            for c in 0..cols {
-                let x = w.row(panel * WIDTH + c)[k];
-                out[(at + k * stride + c) * 4..][..4].copy_from_slice(&x.to_ne_bytes());
-            }
-        }
-        at += stride * shape.k;
     }
 }
 
@@ -124,6 +173,17 @@ pub enum Init<'a> {
     Bias(&'a [f32]),
     /// What `y` holds: the product is added to it, continuing the same chain of fused multiply-adds.
     Keep,
+}
+
+/// A low-rank update as extra K: `scale t Upt` is added after the weight's own sum and before the activation.
+#[derive(Debug, Clone, Copy)]
+pub struct Extra<'a> {
+    /// `[m x R]`: the activations times the adapter's first factor.
+    pub t: Mat<'a>,
+    /// `[n x R]`, always `f32`.
+    pub up: Panels<'a>,
+    /// Multiplies `t` (rounded to `f32` before the chain).
+    pub scale: f32,
 }
 
 /// `y = epilogue(init + x Wt)`: the operands of one product.
@@ -144,43 +204,90 @@ pub struct Product<'a> {
 impl Product<'_> {
     /// Computes the product into `y [m x n]`, on this thread.
     ///
+    /// # Panics
+    /// When the shapes disagree.
+    ///
     /// # Accuracy
     /// An element is one chain over K in ascending order, so its bits depend on its own row of `x`, its own
-    /// column of `w` and the instruction level alone: never on the number of rows in the call.
-    pub fn into(&self, mut y: MatMut<'_>) {
-        let shape = self.w.shape;
+    /// column of `w` and the instruction level alone: never on the number of rows in the call. In `f32` the levels
+    /// with fused multiply-add agree bit for bit.
+    pub fn into(self, y: MatMut<'_>) {
+        self.into_at(simd::level(), None, y);
+    }
+
+    /// [`Product::into`] with a low-rank update: the bits are those of a second product with [`Init::Keep`], of
+    /// `scale * t` and `up`, before activation and residual.
+    pub fn into_with(self, extra: Extra<'_>, y: MatMut<'_>) {
+        self.into_at(simd::level(), Some(extra), y);
+    }
+
+    /// The product at a stated level, for tests and benches.
+    ///
+    /// # Panics
+    /// When the shapes disagree, or this CPU has not that level.
+    pub fn into_at(self, level: Level, extra: Option<Extra<'_>>, y: MatMut<'_>) {
+        let (m, shape) = (self.x.rows(), self.w.shape);
         assert_eq!(
             (self.x.cols(), y.rows(), y.cols()),
-            (shape.k, self.x.rows(), shape.n)
+            (shape.k, m, shape.n),
+            "x, y and {shape:?}"
         );
-        for r in 0..y.rows() {
-            let mut at = 0;
-            for panel in 0..shape.panels() {
-                let cols = (shape.n - panel * WIDTH).min(WIDTH);
-                let stride = if shape.tight { cols } else { WIDTH };
-                for c in 0..cols {
-                    let col = panel * WIDTH + c;
-                    let mut sum = match self.init {
-                        Init::Zero => 0.0,
-                        Init::Bias(b) => b[col],
-                        Init::Keep => y.row_mut(r)[col],
-                    };
-                    for (k, &x) in self.x.row(r).iter().enumerate() {
-                        let bytes = &self.w.bytes[(at + k * stride + c) * 4..][..4];
-                        sum += x * f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                    }
-                    if let Some(a) = self.activation {
-                        let mut one = [sum];
-                        a.apply(&mut one);
-                        sum = one[0];
-                    }
-                    if let Some(res) = self.residual {
-                        sum += res.row(r)[col];
-                    }
-                    y.row_mut(r)[col] = sum;
-                }
-                at += stride * shape.k;
-            }
+        if let Init::Bias(bias) = self.init {
+            assert_eq!(bias.len(), shape.n, "bias of {shape:?}");
+        }
+        if let Some(r) = self.residual {
+            assert_eq!((r.rows(), r.cols()), (m, shape.n), "residual of {shape:?}");
+        }
+        if let Some(Extra { t, up, .. }) = extra {
+            let rank = up.shape.k;
+            assert_eq!(
+                (t.rows(), t.cols(), up.shape.n),
+                (m, rank, shape.n),
+                "low-rank part"
+            );
+            assert_eq!(up.shape.precision, Precision::F32, "low-rank part");
+        }
+        match extra {
+            None => self.dispatch(level, None, y),
+            Some(Extra { t, up, scale: 1.0 }) => self.dispatch(level, Some((t, up)), y),
+            Some(Extra { t, up, scale }) => SCALED.with(|cell| {
+                let mut scaled = cell.take();
+                scale_into(t, scale, scaled.reshape(t.rows(), t.cols()));
+                self.dispatch(level, Some((scaled.view(), up)), y);
+                cell.set(scaled);
+            }),
+        }
+    }
+
+    fn dispatch(self, level: Level, low: Low<'_>, y: MatMut<'_>) {
+        match self.w.shape.precision {
+            Precision::F32 => f32::product(level, &self, low, y),
+            _ => todo!(),
         }
     }
 }
+
+/// Multiplies and adds `rounds` times a tile of registers, touching no memory, and returns the number of
+/// operations: timed, it gives the peak that a product at `level` is measured against.
+pub fn peak(level: Level, precision: Precision, rounds: usize) -> u64 {
+    match precision {
+        Precision::F32 => f32::peak_at(level, rounds),
+        _ => todo!(),
+    }
+}
+
+thread_local! {
+    /// Scaled low-rank rows: grown once a thread.
+    static SCALED: Cell<Matrix> = Cell::default();
+}
+
+fn scale_into(t: Mat<'_>, scale: f32, mut to: MatMut<'_>) {
+    for r in 0..t.rows() {
+        for (to, &x) in to.row_mut(r).iter_mut().zip(t.row(r)) {
+            *to = scale * x;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

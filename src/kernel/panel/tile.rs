@@ -1,0 +1,417 @@
+//! The driver and the micro-kernel that every precision and level shares.
+//!
+//! All packed weights have one shape in memory: a *step* of K is one 32-bit word a column (one `f32`, two
+//! `bf16`, four `i8`), a panel is `steps` times 16 words behind an optional header. So one register tile
+//! serves everything: `R` rows of activations, broadcast word by word, times `P` panels. What a word
+//! means is a [`Dot`], a few lines for each pair of precision and level.
+//!
+//! **One chain.** An element of the product is one chain of additions over ascending K, started from
+//! its initial value, whatever the tile it lies in: edge tiles are the same function with smaller `R`
+//! and `P`, and K is never split. So its bits depend on nothing but its row, its column and the level.
+//!
+//! **Order of the loops.** A group of `P` panels (the slice of weights that stays in L2) is outermost,
+//! tiles of rows inside. K is not blocked: a group is at most 3 x 64 bytes a step, 590 KB at K = 3072 in
+//! `f32`. While a group is multiplied, the next one is prefetched, so that weights arrive from memory
+//! behind the arithmetic.
+//!
+//! The low-rank part, the activation and the residual follow tile by tile while the tile is in L1: a store
+//! and a load of 24 vectors beside thousands of multiplications, and the same bits as in registers.
+//!
+//! Not here: threads (callers split rows or panels), conversion of activations (the precision's file).
+
+use super::{Init, Panels, Product, WIDTH};
+use crate::{
+    mat::{Mat, MatMut},
+    simd::{Simd, prefetch},
+};
+
+/// How one step of K is multiplied at one level. Everything is inlined into the level's trampoline.
+pub(super) trait Dot: Copy {
+    /// Vectors of the epilogue, and the size of the register tile.
+    type S: Simd;
+    /// Sixteen sums in the making.
+    type Acc: Copy;
+    /// A step of a panel: 16 words.
+    type W: Copy;
+    /// A step of a row, in all lanes.
+    type X: Copy;
+    /// Bytes of a row a step.
+    const X_STEP: usize;
+
+    /// The level's vectors.
+    fn simd(self) -> Self::S;
+    /// The first value of a chain: `from` is the initial sum of 16 columns, `panel` their panel (its header), `row`
+    /// the row.
+    ///
+    /// # Safety
+    /// `from` is readable for 16 elements, `panel` for the header.
+    unsafe fn start(self, row: usize, panel: *const u8, from: *const f32) -> Self::Acc;
+    /// Loads a step of a panel.
+    ///
+    /// # Safety
+    /// `p` is readable for 64 bytes.
+    unsafe fn load(self, p: *const u8) -> Self::W;
+    /// Broadcasts a step of a row.
+    ///
+    /// # Safety
+    /// `p` is readable for [`Dot::X_STEP`] bytes.
+    unsafe fn splat(self, p: *const u8) -> Self::X;
+    /// `acc + x . w`
+    fn dot(self, acc: Self::Acc, x: Self::X, w: Self::W) -> Self::Acc;
+    /// The finished sums, as `f32`. Same meaning and duties as [`Dot::start`].
+    ///
+    /// # Safety
+    /// As [`Dot::start`].
+    unsafe fn finish(
+        self,
+        acc: Self::Acc,
+        row: usize,
+        panel: *const u8,
+        from: *const f32,
+    ) -> <Self::S as Simd>::F;
+}
+
+/// Rows of activations as the micro-kernel reads them: `m` rows of [`Dot::X_STEP`] bytes a step.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub(super) ptr: *const u8,
+    /// Bytes from one row to the next.
+    pub(super) stride: usize,
+    pub(super) m: usize,
+}
+
+impl Rows {
+    /// `f32` activations as they are.
+    pub(super) fn of(x: Mat<'_>) -> Self {
+        Self {
+            ptr: x.as_ptr().cast(),
+            stride: x.stride() * 4,
+            m: x.rows(),
+        }
+    }
+}
+
+/// The low-rank part of a product: rows `t [m x R]`, scaled already, and its `up` panels.
+pub(super) type Low<'a> = Option<(Mat<'a>, Panels<'a>)>;
+
+/// Where a tile reads its initial sums and writes its results.
+#[derive(Clone, Copy)]
+struct Place {
+    start: *const f32,
+    start_stride: usize,
+    out: *mut f32,
+    out_stride: usize,
+}
+
+/// A group of panels that one call of the micro-kernel reads.
+#[derive(Clone, Copy)]
+struct Group {
+    /// The first panel's header.
+    panel: *const u8,
+    /// Bytes of a panel's header.
+    header: usize,
+    /// Bytes from one panel to the next.
+    pitch: usize,
+    /// Bytes from one step to the next.
+    step: usize,
+    steps: usize,
+}
+
+impl Group {
+    fn of(w: &Panels<'_>, first: usize) -> Self {
+        let shape = w.shape;
+        Self {
+            panel: w.bytes[first * shape.panel_bytes()..].as_ptr(),
+            header: shape.header(),
+            pitch: shape.panel_bytes(),
+            step: 4 * shape.stored_columns(first),
+            steps: shape.steps(),
+        }
+    }
+}
+
+/// `R` rows from `row` on times `P` panels, the whole of K.
+///
+/// # Safety
+/// `rows` holds `row + R` rows of `group.steps` steps, `group` holds `P` panels whose every step is readable for
+/// 64 bytes, `place` holds `R` rows of `16 * P` columns.
+#[inline(always)]
+unsafe fn tile<D: Dot, const R: usize, const P: usize>(
+    d: D,
+    rows: Rows,
+    row: usize,
+    group: Group,
+    place: Place,
+    mut ahead: *const u8,
+) {
+    let s = d.simd();
+    // SAFETY: all reads and writes are inside what the caller promises; prefetches may go anywhere.
+    unsafe {
+        let mut acc = [[d.start(row, group.panel, place.start); P]; R];
+        for r in 0..R {
+            for p in 0..P {
+                let from = place.start.add(r * place.start_stride + p * WIDTH);
+                acc[r][p] = d.start(row + r, group.panel.add(p * group.pitch), from);
+            }
+        }
+        let mut x = rows.ptr.add(row * rows.stride);
+        let mut w = group.panel.add(group.header);
+        for _ in 0..group.steps {
+            let mut panels = [d.load(w); P];
+            for p in 1..P {
+                panels[p] = d.load(w.add(p * group.pitch));
+            }
+            prefetch(ahead);
+            for r in 0..R {
+                let word = d.splat(x.add(r * rows.stride));
+                for p in 0..P {
+                    acc[r][p] = d.dot(acc[r][p], word, panels[p]);
+                }
+            }
+            x = x.add(D::X_STEP);
+            w = w.add(group.step);
+            ahead = ahead.wrapping_add(64);
+        }
+        for r in 0..R {
+            for p in 0..P {
+                let from = place.start.add(r * place.start_stride + p * WIDTH);
+                let sum = d.finish(acc[r][p], row + r, group.panel.add(p * group.pitch), from);
+                s.store_ptr(sum, place.out.add(r * place.out_stride + p * WIDTH));
+            }
+        }
+    }
+}
+
+/// [`tile`] with `r` rows, `r <= TILE_ROWS`.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn tile_rows<D: Dot, const P: usize>(
+    d: D,
+    r: usize,
+    rows: Rows,
+    row: usize,
+    group: Group,
+    place: Place,
+    ahead: *const u8,
+) {
+    let most = D::S::TILE_ROWS;
+    // SAFETY: the caller's promise, word for word.
+    unsafe {
+        match r {
+            1 => tile::<D, 1, P>(d, rows, row, group, place, ahead),
+            2 if most >= 2 => tile::<D, 2, P>(d, rows, row, group, place, ahead),
+            3 if most >= 3 => tile::<D, 3, P>(d, rows, row, group, place, ahead),
+            4 if most >= 4 => tile::<D, 4, P>(d, rows, row, group, place, ahead),
+            5 if most >= 5 => tile::<D, 5, P>(d, rows, row, group, place, ahead),
+            6 if most >= 6 => tile::<D, 6, P>(d, rows, row, group, place, ahead),
+            7 if most >= 7 => tile::<D, 7, P>(d, rows, row, group, place, ahead),
+            8 if most >= 8 => tile::<D, 8, P>(d, rows, row, group, place, ahead),
+            _ => unreachable!("a tile of {r} rows"),
+        }
+    }
+}
+
+/// [`tile_rows`] with `p` panels, `p <= TILE_PANELS`.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn tile_any<D: Dot>(
+    d: D,
+    (r, p): (usize, usize),
+    rows: Rows,
+    row: usize,
+    group: Group,
+    place: Place,
+    ahead: *const u8,
+) {
+    let most = D::S::TILE_PANELS;
+    // SAFETY: the caller's promise, word for word.
+    unsafe {
+        match p {
+            1 => tile_rows::<D, 1>(d, r, rows, row, group, place, ahead),
+            2 if most >= 2 => tile_rows::<D, 2>(d, r, rows, row, group, place, ahead),
+            3 if most >= 3 => tile_rows::<D, 3>(d, r, rows, row, group, place, ahead),
+            _ => unreachable!("a tile of {p} panels"),
+        }
+    }
+}
+
+/// Activation and residual over a tile of `r` rows and `p` panels at `place.out`, written to `to`; the
+/// last panel has `cols` columns there. `row` and `col` are the tile's corner in the residual.
+///
+/// # Safety
+/// `place.out` holds `r` rows of `16 p` columns, `to` holds `r` rows of `16 (p - 1) + cols`.
+#[inline(always)]
+unsafe fn finish<S: Simd>(
+    s: S,
+    product: &Product<'_>,
+    (r, p, cols): (usize, usize, usize),
+    (row, col): (usize, usize),
+    place: Place,
+    to: (*mut f32, usize),
+) {
+    for i in 0..r {
+        for j in 0..p {
+            let n = if j == p - 1 { cols } else { WIDTH };
+            // SAFETY: inside the caller's promise; the residual has y's shape.
+            unsafe {
+                let mut v = s.load_ptr(place.out.add(i * place.out_stride + j * WIDTH));
+                if let Some(activation) = product.activation {
+                    v = activation.vector(s, v);
+                }
+                if let Some(x) = product.residual {
+                    let from = x.as_ptr().add((row + i) * x.stride() + col + j * WIDTH);
+                    let x = if n == WIDTH {
+                        s.load_ptr(from)
+                    } else {
+                        s.load_part_ptr(from, n)
+                    };
+                    v = s.add(v, x);
+                }
+                let to = to.0.add(i * to.1 + j * WIDTH);
+                if n == WIDTH {
+                    s.store_ptr(v, to);
+                } else {
+                    s.store_part_ptr(v, to, n);
+                }
+            }
+        }
+    }
+}
+
+/// The whole product: every group of panels, every tile of rows.
+///
+/// `rows` are the activations as `d` reads them; `fma` multiplies the low-rank part.
+///
+/// # Safety
+/// `rows` holds `y.rows()` rows of the weight's steps. The shapes of `product`, `low` and `y` agree.
+#[inline(always)]
+pub(super) unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
+    d: D,
+    fma: L,
+    rows: Rows,
+    product: &Product<'_>,
+    low: Low<'_>,
+    mut y: MatMut<'_>,
+) {
+    const MOST: usize = 8; // rows and panels of the largest tile of any level
+    let s = d.simd();
+    let Product { w, init, .. } = *product;
+    let (out, out_stride) = (y.as_mut_ptr(), y.stride());
+    let (most_rows, most_panels) = (D::S::TILE_ROWS, D::S::TILE_PANELS);
+    let shape = w.shape;
+    let whole = shape.n / WIDTH; // panels with 16 columns; the ragged one passes through `edge`
+    let zeros = [0.0f32; WIDTH * MOST];
+    let mut edge = [0.0f32; WIDTH * MOST];
+    let mut panel = 0;
+    while panel < shape.panels() {
+        let ragged = panel == whole;
+        let p = if ragged {
+            1
+        } else {
+            most_panels.min(whole - panel)
+        };
+        let cols = if ragged { shape.n % WIDTH } else { WIDTH };
+        let group = Group::of(&w, panel);
+        let next = w
+            .bytes
+            .as_ptr()
+            .wrapping_add((panel + p) * shape.panel_bytes());
+        let col = panel * WIDTH;
+        let mut row = 0;
+        while row < rows.m {
+            let r = most_rows.min(rows.m - row);
+            // SAFETY: the tile lies inside `y`, whose shape agrees with all operands; a ragged panel is loaded and
+            // stored through `edge`, which has room for `most_rows` rows of one panel.
+            unsafe {
+                let here = out.add(row * out_stride + col);
+                let place = if ragged {
+                    for i in 0..r {
+                        let from = match init {
+                            Init::Zero => s.splat(0.0),
+                            Init::Bias(b) => s.load_part_ptr(b.as_ptr().add(col), cols),
+                            Init::Keep => s.load_part_ptr(here.add(i * out_stride), cols),
+                        };
+                        s.store_ptr(from, edge.as_mut_ptr().add(i * WIDTH));
+                    }
+                    let edge = edge.as_mut_ptr();
+                    Place {
+                        start: edge,
+                        start_stride: WIDTH,
+                        out: edge,
+                        out_stride: WIDTH,
+                    }
+                } else {
+                    let (start, start_stride) = match init {
+                        Init::Zero => (zeros.as_ptr(), 0),
+                        Init::Bias(b) => (b.as_ptr().add(col), 0),
+                        Init::Keep => (here.cast_const(), out_stride),
+                    };
+                    Place {
+                        start,
+                        start_stride,
+                        out: here,
+                        out_stride,
+                    }
+                };
+                // The first tiles of a group fetch the next group, a panel each.
+                let ahead = next.wrapping_add((row / most_rows).min(p) * group.pitch);
+                tile_any(d, (r, p), rows, row, group, place, ahead);
+                if let Some((t, up)) = low {
+                    let place = Place {
+                        start: place.out,
+                        start_stride: place.out_stride,
+                        ..place
+                    };
+                    let group = Group::of(&up, panel);
+                    tile_any(fma, (r, p), Rows::of(t), row, group, place, group.panel);
+                }
+                if ragged || product.activation.is_some() || product.residual.is_some() {
+                    let to = (here, out_stride);
+                    finish(s, product, (r, p, cols), (row, col), place, to);
+                }
+            }
+            row += r;
+        }
+        panel += p;
+    }
+}
+
+/// Rows of the largest tile must fit the scratch of ragged panels.
+const _: () = {
+    assert!(<crate::simd::Scalar as Simd>::TILE_ROWS <= 8);
+    #[cfg(target_arch = "x86_64")]
+    assert!(
+        <crate::simd::Avx2 as Simd>::TILE_ROWS <= 8
+            && <crate::simd::Avx512 as Simd>::TILE_ROWS <= 8
+    );
+};
+
+/// Runs `rounds` steps of 24 independent chains with nothing but registers, and returns the multiplications and
+/// additions that were done: what the arithmetic units can do at most.
+#[inline(always)]
+pub(super) fn peak<D: Dot>(d: D, rounds: usize, ops_a_step: usize) -> u64 {
+    let bytes = std::hint::black_box([0x01u8; 128]);
+    let sums = [0.0f32; WIDTH];
+    let chains = D::S::TILE_ROWS * D::S::TILE_PANELS;
+    // SAFETY: the arrays are as long as a header, a step and a vector.
+    unsafe {
+        let (x, w) = (d.splat(bytes.as_ptr()), d.load(bytes.as_ptr()));
+        let mut acc = [d.start(0, bytes.as_ptr(), sums.as_ptr()); 24];
+        for _ in 0..rounds {
+            for i in 0..24 {
+                if i < chains {
+                    acc[i] = d.dot(acc[i], x, w);
+                }
+            }
+        }
+        for acc in acc {
+            let sum = d.finish(acc, 0, bytes.as_ptr(), sums.as_ptr());
+            std::hint::black_box(d.simd().sum(sum));
+        }
+    }
+    (rounds * chains * ops_a_step) as u64
+}
