@@ -43,7 +43,10 @@ fn main() {
     let check = args.iter().any(|a| a == "--check");
     let wanted: Vec<&String> = args.iter().filter(|a| !a.starts_with("--")).collect();
     for (sequences, tokens) in BATCHES {
-        println!("\n{sequences} x {tokens} tokens, level {}", simd::level().name());
+        println!(
+            "\n{sequences} x {tokens} tokens, level {}",
+            simd::level().name()
+        );
         let mut cases = cases(sequences, tokens);
         cases.retain(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| name.contains(*w)));
         let rows = (sequences * tokens) as f64;
@@ -69,7 +72,11 @@ fn main() {
         }
         for (i, (name, _)) in cases.iter().enumerate() {
             let (time, share) = (median(&mut times[i]), median(&mut shares[i]));
-            println!("{name:24} {:9.1} us {:6.2} % of the linears", time * 1e6, share * 1e2);
+            println!(
+                "{name:24} {:9.1} us {:6.2} % of the linears",
+                time * 1e6,
+                share * 1e2
+            );
         }
     }
 }
