@@ -445,7 +445,7 @@ fn padded(n: usize) -> usize {
 }
 
 /// `y = init + x wt` at `level`.
-fn product(_level: Level, x: Mat<'_>, w: Panels<'_>, init: Init<'_>, y: MatMut<'_>) {
+fn product(level: Level, x: Mat<'_>, w: Panels<'_>, init: Init<'_>, y: MatMut<'_>) {
     let product = Product {
         x,
         w,
@@ -453,7 +453,7 @@ fn product(_level: Level, x: Mat<'_>, w: Panels<'_>, init: Init<'_>, y: MatMut<'
         activation: None,
         residual: None,
     };
-    product.into(y);
+    product.into_at(level, None, y);
 }
 
 /// Turns scores into `e^(s - max)` where a query sees the key, and 0 elsewhere; sums go to `sums`.

@@ -7,6 +7,7 @@ pub mod activation;
 pub mod attention;
 pub mod bucketed;
 pub mod exp;
+pub mod gemm;
 #[cfg(test)]
 mod naive;
 pub mod norm;
