@@ -14,6 +14,8 @@ mod labels;
 mod matching;
 mod peft;
 mod peft_config;
+mod prune;
+mod svd;
 mod tensors;
 mod write;
 
@@ -23,6 +25,7 @@ use std::{
 };
 
 pub use matching::Targets;
+pub use prune::{Keep, PruneReport, PrunedModule};
 
 use crate::{Error, Result, mat::Matrix};
 
