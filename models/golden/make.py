@@ -236,10 +236,14 @@ class Places:
             h.remove()
 
 
+def wants_types(name, model):
+    return name not in ("modernbert", "distilbert", "mpnet") and getattr(model.config, "type_vocab_size", 0) > 1
+
+
 def forward(name, model, ids, types):
     """One row alone, no padding."""
     batch = dict(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long))
-    if name not in ("modernbert", "distilbert", "mpnet") and getattr(model.config, "type_vocab_size", 0) > 1:
+    if wants_types(name, model):
         batch["token_type_ids"] = torch.tensor([types])
     with torch.inference_mode():
         return model(**batch)
@@ -352,8 +356,9 @@ def main(args):
             if check:
                 compare(name, out)
             else:
-                shutil.rmtree(HERE / name, ignore_errors=True)
-                shutil.copytree(out, HERE / name)
+                for part in ("base", "adapters"):
+                    shutil.rmtree(HERE / name / part, ignore_errors=True)
+                shutil.copytree(out, HERE / name, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":
