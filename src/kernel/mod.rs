@@ -11,7 +11,6 @@ pub mod gemm;
 #[cfg(test)]
 mod naive;
 pub mod norm;
-pub mod gemm;
 pub mod panel;
 pub mod pool;
 pub mod reduce;
