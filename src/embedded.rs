@@ -8,9 +8,18 @@ use crate::{adapter::Adapter, error::Result, weights::Source};
 /// The tiny base.
 pub fn base() -> Source {
     Source::Embedded(&[
-        ("config.json", include_bytes!("../models/tiny/base/config.json")),
-        ("tokenizer.json", include_bytes!("../models/tiny/base/tokenizer.json")),
-        ("model.safetensors", include_bytes!("../models/tiny/base/model.safetensors")),
+        (
+            "config.json",
+            include_bytes!("../models/tiny/base/config.json"),
+        ),
+        (
+            "tokenizer.json",
+            include_bytes!("../models/tiny/base/tokenizer.json"),
+        ),
+        (
+            "model.safetensors",
+            include_bytes!("../models/tiny/base/model.safetensors"),
+        ),
     ])
 }
 
@@ -21,9 +30,21 @@ pub fn adapters() -> Vec<(&'static str, Result<Adapter>)> {
             (
                 $name,
                 Adapter::from_bytes(
-                    include_bytes!(concat!("../models/tiny/adapters/", $name, "/adapter_config.json")),
-                    include_bytes!(concat!("../models/tiny/adapters/", $name, "/adapter_model.safetensors")),
-                    Some(include_bytes!(concat!("../models/tiny/adapters/", $name, "/labels.json"))),
+                    include_bytes!(concat!(
+                        "../models/tiny/adapters/",
+                        $name,
+                        "/adapter_config.json"
+                    )),
+                    include_bytes!(concat!(
+                        "../models/tiny/adapters/",
+                        $name,
+                        "/adapter_model.safetensors"
+                    )),
+                    Some(include_bytes!(concat!(
+                        "../models/tiny/adapters/",
+                        $name,
+                        "/labels.json"
+                    ))),
                     Path::new(concat!("built-in/", $name)),
                 ),
             )

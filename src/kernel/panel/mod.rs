@@ -22,8 +22,8 @@
 
 mod bf16;
 mod f32;
-mod owned;
 mod int8;
+mod owned;
 mod pack;
 mod scratch;
 mod tile;
