@@ -2,6 +2,8 @@
 
 use std::io::{Cursor, Read};
 
+use proptest::{collection::vec, prelude::*};
+
 use super::*;
 
 fn rows(ending: &str, source: impl Into<Vec<u8>>) -> Result<Rows> {
@@ -175,6 +177,38 @@ fn csv_by_rfc_4180() {
         ]
     );
     assert_eq!(told("csv", "\u{feff}text\nx\n"), [r#"2 "x""#]);
+}
+
+proptest! {
+    /// What is quoted by the rule reads back as it was, whatever it holds; a line's end inside is one LF.
+    #[test]
+    fn quoted_fields_read_back(fields in vec(("[a,\"\r\n \té]{0,8}", "[a,\"\r\n \té]{0,8}"), 0..8)) {
+        let quote = |s: &str| format!("\"{}\"", s.replace('"', "\"\""));
+        let mut source = String::from("text,text_pair\r\n");
+        for (text, pair) in &fields {
+            source.push_str(&format!("{},{}\r\n", quote(text), quote(pair)));
+        }
+        let rows = rows("csv", source).expect("the header is good");
+        let found: Vec<_> = rows.map(|row| row.expect("the row is good")).collect();
+        let lf = |s: &str| s.replace("\r\n", "\n");
+        let expected = fields.iter().map(|(text, pair)| (lf(text), Some(lf(pair)).filter(|p| !p.is_empty())));
+        prop_assert_eq!(
+            found.into_iter().map(|row| (row.text, row.text_pair)).collect::<Vec<_>>(),
+            expected.collect::<Vec<_>>()
+        );
+    }
+
+    /// Any bytes in any form: rows and errors, each line of its own number, and an end.
+    #[test]
+    fn any_bytes_end(bytes in vec(prop_oneof![Just(b'\n'), Just(b'"'), Just(b'{'), Just(b','), any::<u8>()], 0..200)) {
+        for ending in ["txt", "jsonl", "csv", "tsv"] {
+            let source = [b"text,adapter\n".as_slice(), &bytes].concat();
+            let lines = source.split(|&b| b == b'\n').count();
+            if let Ok(rows) = rows(ending, source) {
+                prop_assert!(rows.count() <= lines);
+            }
+        }
+    }
 }
 
 #[test]

@@ -138,6 +138,12 @@ fn tokenizer_json_gives_the_ids_of_transformers() {
         };
         compare(entry, &tokenizer);
     }
+    // Its tokenizer.json has BERT's vocabulary, truncates and pads to 128: neither happens here.
+    let minilm = "../models/all-MiniLM-L6-v2";
+    let Some(tokenizer) = load_shared(minilm, &["tokenizer.json"], None) else {
+        return;
+    };
+    compare("bert", &tokenizer);
 }
 
 #[test]
