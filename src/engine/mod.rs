@@ -94,6 +94,13 @@ impl Engine {
                 Some(Level::Sequence) => {}
             }
         }
+        if [Some(request.text), request.pair]
+            .into_iter()
+            .flatten()
+            .any(|t| t.trim().is_empty())
+        {
+            return Err(Error::EmptyInput);
+        }
         let limit = Limit {
             max: self.model.max_tokens(),
             truncate,

@@ -81,7 +81,13 @@ impl Model {
             .iter()
             .map(|p| (p.modules.join("|"), shape(p)))
             .collect();
-        let fill = |slot: usize| fused_rows(&tensors, &spec, prefix, &plans[slot]);
+        let fill = |slot: usize| {
+            if slot == 0 {
+                // Everything is read once when a base is packed: also what is looked up in place later.
+                check_tables(&tensors, &spec, prefix)?;
+            }
+            fused_rows(&tensors, &spec, prefix, &plans[slot])
+        };
         let packed = Packed::open_or_build(&tensors, &slots, &fill, &options.pack)?;
 
         let positions = positions?;
@@ -123,6 +129,17 @@ fn fused_rows(
         data.extend(tensor.values(tensor.shape)?);
     }
     Ok(Matrix::from_vec(data, n, plan.inputs))
+}
+
+/// Refuses an embedding table with a value that is not finite.
+fn check_tables(tensors: &Tensors, spec: &EncoderSpec, prefix: &str) -> Result<()> {
+    for name in [spec.names.word, spec.names.position, spec.names.types] {
+        let found = find(tensors, spec, &format!("{prefix}{name}.weight"));
+        if let Some(tensor) = found.and_then(|name| tensors.get(&name)) {
+            tensor.check_finite(&tensor.to_f32()?)?;
+        }
+    }
+    Ok(())
 }
 
 /// The slot of a linear, and the linear with its biases.

@@ -31,15 +31,11 @@ fn rows_and_bits(
     (rows, alone)
 }
 
-fn classifiers(all: Vec<String>) -> Vec<String> {
-    all.into_iter().filter(|a| a != "embed").collect()
-}
-
 #[test]
 fn alone_equals_any_batch_order_budget_and_thread_count() {
     for family in FAMILIES {
         let golden = golden(family);
-        let adapters = classifiers(golden.adapters());
+        let adapters = golden.classifiers();
         for budget in [1, 60, 1 << 20] {
             let engine = golden.engine(budget);
             let (mut rows, mut alone) = rows_and_bits(&engine, &adapters, &golden.texts());
@@ -121,7 +117,7 @@ proptest! {
             static SETUP: (Engine, Vec<Admitted>, Vec<Vec<u32>>) = {
                 let golden = golden("bert");
                 let engine = golden.engine(96);
-                let (rows, alone) = rows_and_bits(&engine, &classifiers(golden.adapters()), &golden.texts());
+                let (rows, alone) = rows_and_bits(&engine, &golden.classifiers(), &golden.texts());
                 (engine, rows, alone)
             };
         }

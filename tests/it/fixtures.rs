@@ -121,6 +121,17 @@ impl Golden {
         out
     }
 
+    /// Those that classify whole texts.
+    pub(crate) fn classifiers(&self) -> Vec<String> {
+        let classifies = |name: &String| {
+            let config = std::fs::read(self.adapter_dir(name).join("adapter_config.json"));
+            let config: serde_json::Value =
+                serde_json::from_slice(&config.expect("a configuration")).expect("JSON");
+            config["task_type"] == "SEQ_CLS"
+        };
+        self.adapters().into_iter().filter(classifies).collect()
+    }
+
     /// The engine with every adapter of the fixture.
     pub(crate) fn engine(&self, max_batch_tokens: usize) -> Engine {
         let engine = engine(&self.base(), max_batch_tokens);

@@ -1,3 +1,5 @@
+//! AdaLoRA files as PEFT writes them, and damaged ones.
+
 use serde_json::{Value, json};
 
 use crate::adapter::fixture::{Tensor, f32s, ramp, read};

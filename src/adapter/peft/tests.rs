@@ -1,3 +1,5 @@
+//! PEFT LoRA files: good ones, and a table of damaged ones, each refused for its own reason.
+
 use serde_json::{Value, json};
 
 use super::super::{

@@ -1,3 +1,5 @@
+//! Pruning: what is kept, what is dropped, and by how much the product changes.
+
 use super::*;
 use crate::adapter::fixture::{pair, read};
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Written adapters read back as they were, whole or not at all.
+
 use std::collections::BTreeMap;
 
 use super::*;

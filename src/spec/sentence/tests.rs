@@ -1,1 +1,1 @@
-
+//! sentence-transformers settings, good and refused.

@@ -1,3 +1,5 @@
+//! The packed file: built, found, damaged, merged into, restored, forked, raced for.
+
 use std::{
     cell::{Cell, RefCell},
     process::{Command, Stdio},

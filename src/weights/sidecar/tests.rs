@@ -1,3 +1,5 @@
+//! The form of a packed file, whole and damaged.
+
 use std::io::Cursor;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Checkpoints: good ones, and every way a file can lie.
+
 use std::path::PathBuf;
 
 use half::bf16;
