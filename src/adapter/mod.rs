@@ -5,6 +5,7 @@
 //! models: whether the modules exist and the widths fit is asked at bind.
 
 mod adalora;
+mod archive;
 mod bounded;
 #[cfg(test)]
 mod fixture;
@@ -15,8 +16,11 @@ mod matching;
 mod peft;
 mod peft_config;
 mod prune;
+mod sora;
 mod svd;
 mod tensors;
+mod torch_file;
+mod unpickle;
 mod write;
 
 use std::{
@@ -26,6 +30,7 @@ use std::{
 
 pub use matching::Targets;
 pub use prune::{Keep, PruneReport, PrunedModule};
+pub use sora::{ImportedModule, SoraImport, SoraReport};
 
 use crate::{Error, Result, mat::Matrix};
 

@@ -236,7 +236,9 @@ fn rewrites_adapters_for_peft() {
             let adapter = Adapter::read(&entry.path()).unwrap();
             adapter.write(&output.join(entry.file_name())).unwrap();
             let (pruned, _) = adapter.prune(crate::adapter::Keep::Rank(1)).unwrap();
-            pruned.write(&output.join("pruned").join(entry.file_name())).unwrap();
+            pruned
+                .write(&output.join("pruned").join(entry.file_name()))
+                .unwrap();
         }
     }
 }
