@@ -120,7 +120,11 @@ impl Adapter {
 /// A directory that holds its tensors only as a pickle gets told so, rather than that a file is missing.
 fn refuse_pickle(dir: &Path, weights: &Path) -> Result<()> {
     const PICKLE: &str = "adapter_model.bin";
-    if !weights.exists() && dir.join(PICKLE).exists() {
+    const CHECKPOINT: &str = "pytorch_model.bin";
+    if weights.exists() {
+        return Ok(());
+    }
+    if dir.join(PICKLE).exists() {
         let why =
             "a pickle can run code when it is read; save it with peft's safe_serialization=True";
         return Err(Error::unsupported(
@@ -128,6 +132,13 @@ fn refuse_pickle(dir: &Path, weights: &Path) -> Result<()> {
             format!("{PICKLE} without {}", peft::WEIGHTS),
             why,
         ));
+    }
+    if dir.join(CHECKPOINT).exists() && !dir.join(peft::CONFIG).exists() {
+        let why = format!(
+            "{CHECKPOINT} and no {}: a SoRA checkpoint is imported first",
+            peft::CONFIG
+        );
+        return Err(Error::format(dir, why));
     }
     Ok(())
 }
