@@ -27,8 +27,9 @@ import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import _ExcludedModule
 from transformers import (
-    BertConfig, BertForSequenceClassification, DebertaV2Config, DebertaV2ForTokenClassification,
-    DistilBertConfig, DistilBertForSequenceClassification, ModernBertConfig, ModernBertModel,
+    BertConfig, BertForSequenceClassification, BertModel, DebertaV2Config, DebertaV2ForTokenClassification,
+    DistilBertConfig, DistilBertForSequenceClassification, ModernBertConfig, ModernBertForSequenceClassification,
+    ModernBertModel,
     RobertaConfig, RobertaForSequenceClassification, logging,
 )
 
@@ -67,6 +68,15 @@ def modernbert():
     return ModernBertModel(ModernBertConfig(**SMALL, global_attn_every_n_layers=2, local_attention=4))
 
 
+def modernbert_classifier():
+    return ModernBertForSequenceClassification(ModernBertConfig(
+        **SMALL, global_attn_every_n_layers=2, local_attention=4, num_labels=4))
+
+
+def bert_bare():
+    return BertModel(BertConfig(**SMALL))
+
+
 # name: (model, adapter configuration, storage type)
 CASES = {
     "bert_patterns": (bert, LoraConfig(
@@ -87,6 +97,10 @@ CASES = {
     "modernbert_exclude": (modernbert, LoraConfig(
         task_type="FEATURE_EXTRACTION", r=2, lora_alpha=2, target_modules="all-linear",
         exclude_modules=["layers.0.attn.Wqkv", "Wi"], init_lora_weights="gaussian"), None),
+    "modernbert_head": (modernbert_classifier, LoraConfig(
+        task_type="SEQ_CLS", r=2, lora_alpha=3, target_modules=["Wqkv", "Wo"], modules_to_save=["head", "classifier"]), None),
+    "bert_bare_pooler": (bert_bare, LoraConfig(
+        task_type="FEATURE_EXTRACTION", r=2, lora_alpha=3, target_modules=["query"], modules_to_save=["pooler"]), None),
     "bert_no_task": (bert, LoraConfig(
         r=2, lora_alpha=1, target_modules=["key"], layers_to_transform=0), None),
     "bert_adalora": (bert, AdaLoraConfig(

@@ -249,3 +249,54 @@ fn configs_that_are_not_json_are_refused() {
         assert!(e.contains(why), "{e}");
     }
 }
+
+/// A file at every ceiling at once must be read, or refused, in the time of a coffee sip.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+#[test]
+fn the_ceilings_bound_the_time() {
+    let modules: Vec<Tensor> = (0..12_000)
+        .flat_map(|i| pair(&format!("encoder.layer.{i}.query"), 1, 1, 1))
+        .collect();
+    let plain: serde_json::Map<String, Value> = (0..8_000)
+        .map(|i| (format!("layer.{i}0000.query"), json!(1)))
+        .collect();
+    let bombs: serde_json::Map<String, Value> = (0..250)
+        .map(|i| (format!("(a*)*(a|b|.)*{i}(.*.*.*)x"), json!(1)))
+        .collect();
+    for patterns in [plain, bombs] {
+        let mut c = with("rank_pattern", Value::Object(patterns));
+        c["r"] = json!(1);
+        c["target_modules"] = json!("(.*)*(.*)*(q|u|e|r|y|.)*");
+        let start = std::time::Instant::now();
+        assert_eq!(read(&c, &modules).unwrap().factors.len(), 12_000);
+        assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn no_change_of_a_few_bytes_panics() {
+    let (config, weights) = (
+        with("task_type", json!("SEQ_CLS")).to_string(),
+        file(&query()),
+    );
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |n: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 16) as usize % n
+    };
+    let mut read = 0;
+    for _ in 0..20_000 {
+        let (mut c, mut w) = (config.clone().into_bytes(), weights.clone());
+        for _ in 0..=random(3) {
+            let target = if random(3) == 0 { &mut c } else { &mut w };
+            // Mostly where the text is: the values behind it are any bytes anyway.
+            let at = random(target.len().min(320));
+            target[at] = [random(256) as u8, b'"', b'0', b'9', b'[', b'{', 0x20][random(7)];
+        }
+        read += usize::from(Adapter::from_bytes(&c, &w, None, Path::new("d")).is_ok());
+    }
+    assert!(read > 10, "{read} of the changed files were still adapters");
+}

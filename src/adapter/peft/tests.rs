@@ -254,6 +254,8 @@ fn directories_say_what_they_lack() {
     let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
     let read = || Adapter::read(dir.path());
     assert!(read().unwrap_err().to_string().contains(CONFIG));
+    write("pytorch_model.bin", b"pickle");
+    assert!(read().unwrap_err().to_string().contains("imported first"));
     write(CONFIG, config().to_string().as_bytes());
     assert!(read().unwrap_err().to_string().contains(WEIGHTS));
     write("adapter_model.bin", b"pickle");
