@@ -16,7 +16,11 @@
 //!
 //! Not here: masks (a ragged batch has no padding), causal order, dropout, threads.
 
+mod backward;
+
 use std::ops::Range;
+
+pub use backward::{Gradients, PositionTables};
 
 use crate::{
     kernel::{
@@ -89,6 +93,7 @@ pub struct Scratch {
     sums: Vec<f32>,
     content: Words,
     position: Words,
+    gradients: backward::Buffers,
 }
 
 /// Words that a block of scores should fit into: half of an L2 of 512 KiB.
@@ -279,8 +284,7 @@ impl<'a> Head<'a> {
 
     /// The outputs of `queries`, `out [queries x D]`.
     fn queries(&self, queries: Range<usize>, mut out: MatMut<'_>, scratch: &mut Scratch) {
-        let most = self.reach.len().next_multiple_of(self.chunk);
-        let rows = (BLOCK_WORDS / most / 8 * 8).clamp(BLOCK_ROWS.start, BLOCK_ROWS.end);
+        let rows = self.block_rows();
         for start in queries.clone().step_by(rows) {
             let block = start..queries.end.min(start + rows);
             let at = start - queries.start;
@@ -289,7 +293,53 @@ impl<'a> Head<'a> {
         }
     }
 
+    /// Queries of a block: a number that keeps its scores in cache.
+    fn block_rows(&self) -> usize {
+        let most = self.reach.len().next_multiple_of(self.chunk);
+        (BLOCK_WORDS / most / 8 * 8).clamp(BLOCK_ROWS.start, BLOCK_ROWS.end)
+    }
+
     fn block(&self, queries: Range<usize>, mut out: MatMut<'_>, scratch: &mut Scratch) {
+        let Range {
+            start: first,
+            end: last,
+        } = self.weights(queries.clone(), scratch);
+        let stride = padded(last - first);
+        let weights = Mat::new(
+            scratch.scores.get(queries.len() * stride),
+            queries.len(),
+            stride,
+        );
+        let per_key = padded(self.width);
+        for chunk in (first..last).step_by(self.chunk) {
+            let keys = chunk..last.min(chunk + self.chunk);
+            let shape = transient::shape(self.width, keys.len());
+            let words = &scratch.values.get(self.reach.len() * per_key)[chunk * per_key..];
+            let init = if chunk == first {
+                Init::Zero
+            } else {
+                Init::Keep
+            };
+            product(
+                self.level,
+                weights.col_range(keys.start - first..keys.end - first),
+                Panels::of_words(&words[..keys.len() * per_key], shape),
+                init,
+                out.reborrow(),
+            );
+        }
+        simd::run_at(
+            self.level,
+            Divide {
+                x: out,
+                by: &scratch.sums,
+            },
+        );
+    }
+
+    /// `e^(s - max)` of `queries` in the scratch, rows padded to whole vectors, and its sums; the packed keys
+    /// that the columns stand for (whole chunks of values).
+    fn weights(&self, queries: Range<usize>, scratch: &mut Scratch) -> Range<usize> {
         // Keys are counted from the first packed one; whole chunks of values are multiplied.
         let base = self.reach.start;
         let seen = self.of.reach(&queries);
@@ -349,33 +399,7 @@ impl<'a> Head<'a> {
             },
         );
 
-        let per_key = padded(self.width);
-        for chunk in (first..last).step_by(self.chunk) {
-            let keys = chunk..last.min(chunk + self.chunk);
-            let shape = transient::shape(self.width, keys.len());
-            let words = &scratch.values.get(self.reach.len() * per_key)[chunk * per_key..];
-            let init = if chunk == first {
-                Init::Zero
-            } else {
-                Init::Keep
-            };
-            product(
-                self.level,
-                scores
-                    .as_ref()
-                    .col_range(keys.start - first..keys.end - first),
-                Panels::of_words(&words[..keys.len() * per_key], shape),
-                init,
-                out.reborrow(),
-            );
-        }
-        simd::run_at(
-            self.level,
-            Divide {
-                x: out,
-                by: &scratch.sums,
-            },
-        );
+        first..last
     }
 
     /// Keys that query `i` sees, as columns of a block whose first column is packed key `first`.
