@@ -24,7 +24,7 @@ impl Avx2 {
 
     /// Lanes of integers as `f32`.
     #[inline(always)]
-    pub(crate) fn from_i32(self, lanes: [__m256i; 2]) -> V {
+    pub(crate) fn convert_i32(self, lanes: [__m256i; 2]) -> V {
         // SAFETY: the file's argument.
         unsafe { V(_mm256_cvtepi32_ps(lanes[0]), _mm256_cvtepi32_ps(lanes[1])) }
     }

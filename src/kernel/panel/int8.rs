@@ -405,7 +405,7 @@ impl Dot for Wide {
         let s = self.0;
         // SAFETY: the row has a scale, the caller promises the header and 16 elements.
         unsafe {
-            let sums = s.from_i32(acc);
+            let sums = s.convert_i32(acc);
             let scale = s.mul(
                 s.load_ptr(header(panel).0),
                 s.splat((*self.1.add(row)).scale),

@@ -308,16 +308,16 @@ impl Job<'_> {
     #[inline(always)]
     pub(super) unsafe fn run<D: Dot, L: Dot<S = D::S>>(self, d: D, fma: L) -> u64 {
         match self {
-            // SAFETY: the caller's promise.
             Job::Product {
                 product,
                 low,
                 rows,
                 y,
-            } => unsafe {
-                drive(d, fma, rows, product, low, y);
+            } => {
+                // SAFETY: the caller's promise.
+                unsafe { drive(d, fma, rows, product, low, y) };
                 0
-            },
+            }
             Job::Peak(rounds) => peak(d, rounds),
         }
     }
