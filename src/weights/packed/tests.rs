@@ -1,3 +1,5 @@
+//! The mapping: merges and their undoing, the cache, several processes, kills.
+
 use std::{
     cell::{Cell, RefCell},
     process::{Command, Stdio},

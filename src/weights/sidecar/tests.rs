@@ -1,3 +1,5 @@
+//! The form of the packed file: alignment, checksums, what it serves, a full disk.
+
 use std::io::Cursor;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What a checkpoint may and may not be: types, shards, broken and hostile files.
+
 use std::path::PathBuf;
 
 use half::bf16;
