@@ -7,8 +7,7 @@
 //! does. Bias and conversion of activations are counted in. Each round measures the peak and all cases of a shape in
 //! turn, and a cell is the median over rounds of the ratio to that round's peak: a noisy neighbour slows both.
 
-use std::time::Instant;
-
+use rustix::time::{ClockId, clock_gettime};
 use sorank::{
     kernel::{
         gemm::gemm,
@@ -78,8 +77,6 @@ impl Case {
         let w = noise(n, k, 1);
         let copies = COLD_BYTES.div_ceil(shape.bytes());
         let mut packed = vec![0; copies * shape.bytes() + 64];
-        let skip = packed.as_ptr().align_offset(64);
-        packed.drain(..skip);
         let start = packed.as_ptr().align_offset(64);
         packed.truncate(start + copies * shape.bytes());
         for copy in packed[start..].chunks_exact_mut(shape.bytes()) {
@@ -199,10 +196,16 @@ impl Case {
 /// Operations a nanosecond of `run`, repeated for a slice of time.
 fn rate(mut run: impl FnMut() -> f64) -> f64 {
     run();
-    let start = Instant::now();
+    let start = seconds();
     let mut ops = 0.0;
-    while start.elapsed().as_secs_f64() < SLICE {
+    while seconds() - start < SLICE {
         ops += run();
     }
-    ops / start.elapsed().as_secs_f64() / 1e9
+    ops / (seconds() - start) / 1e9
+}
+
+/// Time that this thread has spent on a core: what others take of it on a shared machine does not count.
+fn seconds() -> f64 {
+    let t = clock_gettime(ClockId::ThreadCPUTime);
+    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
 }

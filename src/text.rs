@@ -2,7 +2,7 @@
 //!
 //! The algorithms (WordPiece, byte-level BPE, Unigram) are those of the `tokenizers` crate, so that the ids are
 //! those a model was trained with. Whatever files a model directory has, they become one `tokenizer.json`
-//! ([`files`]) and pass through one door, [`Tokenizer::from_bytes`], which does not trust them: the file is
+//! (`text/files.rs`) and pass through one door, [`Tokenizer::from_bytes`], which does not trust them: the file is
 //! tried on a few texts before it is used, an added token must have the id that the file says, and a panic in
 //! foreign code is an error here.
 //!
@@ -13,7 +13,9 @@
 //! It does not batch, pad, or know of models: whether ids fit an embedding table is asked by whoever has the
 //! table ([`Tokenizer::id_limit`], [`Tokenizer::type_limit`]). It sets nothing global and no environment variable.
 
+mod convert;
 mod files;
+mod sentencepiece;
 #[cfg(test)]
 mod tests;
 

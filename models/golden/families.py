@@ -11,6 +11,7 @@ import transformers as tf
 
 import tokens
 
+TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"]
 LABELS = {0: "positive", 1: "neutral", 2: "negative"}
 
 
@@ -19,13 +20,14 @@ class Family:
     config: type
     settings: dict
     model: type  # ...ForSequenceClassification
+    tagger: type  # ...ForTokenClassification
     bare: type
     tokenizer: object
     query_value: list  # targets of `qv2`
     embed: list  # suffixes that `embed` targets
     head: list  # modules of the whole head, outermost last
     qv2_dtype: str = "float32"
-    special: dict = field(default_factory=dict)  # ids that the config names
+    hub_config: dict = field(default_factory=dict)  # keys to write as checkpoints on the hub have them, None to drop
 
 
 SMALL = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
@@ -49,6 +51,7 @@ FAMILIES = {
         tf.BertConfig,
         dict(SMALL, num_hidden_layers=3, max_position_embeddings=96, type_vocab_size=2, layer_norm_eps=1e-12, **BERT_SPECIAL),
         tf.BertForSequenceClassification,
+        tf.BertForTokenClassification,
         tf.BertModel,
         tokens.bert,
         ["query", "value"],
@@ -60,6 +63,7 @@ FAMILIES = {
         tf.RobertaConfig,
         dict(SMALL, max_position_embeddings=98, type_vocab_size=1, layer_norm_eps=1e-5, **ROBERTA_SPECIAL),
         tf.RobertaForSequenceClassification,
+        tf.RobertaForTokenClassification,
         tf.RobertaModel,
         tokens.roberta,
         ["query", "value"],
@@ -70,6 +74,7 @@ FAMILIES = {
         tf.ElectraConfig,
         dict(SMALL, embedding_size=16, max_position_embeddings=96, type_vocab_size=2, layer_norm_eps=1e-12, **BERT_SPECIAL),
         tf.ElectraForSequenceClassification,
+        tf.ElectraForTokenClassification,
         tf.ElectraModel,
         tokens.bert,
         ["query", "value"],
@@ -80,6 +85,7 @@ FAMILIES = {
         tf.DistilBertConfig,
         dict(dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=96, pad_token_id=0),
         tf.DistilBertForSequenceClassification,
+        tf.DistilBertForTokenClassification,
         tf.DistilBertModel,
         tokens.bert,
         ["q_lin", "v_lin"],
@@ -90,6 +96,7 @@ FAMILIES = {
         tf.XLMRobertaConfig,
         dict(SMALL, max_position_embeddings=98, type_vocab_size=1, layer_norm_eps=1e-5, **ROBERTA_SPECIAL),
         tf.XLMRobertaForSequenceClassification,
+        tf.XLMRobertaForTokenClassification,
         tf.XLMRobertaModel,
         tokens.xlm_roberta,
         ["query", "value"],
@@ -108,6 +115,7 @@ FAMILIES = {
             eos_token_id=6,
         ),
         tf.CamembertForSequenceClassification,
+        tf.CamembertForTokenClassification,
         tf.CamembertModel,
         tokens.camembert,
         ["query", "value"],
@@ -124,6 +132,7 @@ FAMILIES = {
             **ROBERTA_SPECIAL,
         ),
         tf.MPNetForSequenceClassification,
+        tf.MPNetForTokenClassification,
         tf.MPNetModel,
         tokens.mpnet,
         ["q", "v"],
@@ -142,6 +151,7 @@ FAMILIES = {
             position_biased_input=False,
         ),
         tf.DebertaV2ForSequenceClassification,
+        tf.DebertaV2ForTokenClassification,
         tf.DebertaV2Model,
         tokens.deberta,
         ["query_proj", "value_proj"],
@@ -160,6 +170,7 @@ FAMILIES = {
             position_biased_input=True,
         ),
         tf.DebertaV2ForSequenceClassification,
+        tf.DebertaV2ForTokenClassification,
         tf.DebertaV2Model,
         tokens.deberta,
         ["query_proj", "value_proj"],
@@ -180,6 +191,7 @@ FAMILIES = {
             position_biased_input=False,
         ),
         tf.DebertaV2ForSequenceClassification,
+        tf.DebertaV2ForTokenClassification,
         tf.DebertaV2Model,
         tokens.deberta,
         ["query_proj", "value_proj"],
@@ -201,12 +213,54 @@ FAMILIES = {
             classifier_pooling="cls",
         ),
         tf.ModernBertForSequenceClassification,
+        tf.ModernBertForTokenClassification,
         tf.ModernBertModel,
         tokens.modernbert,
         ["Wqkv"],
         ["Wqkv", "Wi"],
         ["head", "classifier"],
         qv2_dtype="bfloat16",
+    ),
+    # The other settings: biases everywhere, mean pooling, thetas of its own, and config.json in the keys of the
+    # checkpoints published before transformers 5.
+    "modernbert-bias": Family(
+        tf.ModernBertConfig,
+        dict(
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=40,
+            max_position_embeddings=128,
+            local_attention=12,
+            global_attn_every_n_layers=2,
+            global_rope_theta=1000.0,
+            local_rope_theta=200.0,
+            norm_eps=1e-5,
+            norm_bias=True,
+            attention_bias=True,
+            mlp_bias=True,
+            classifier_bias=True,
+            classifier_pooling="mean",
+        ),
+        tf.ModernBertForSequenceClassification,
+        tf.ModernBertForTokenClassification,
+        tf.ModernBertModel,
+        tokens.modernbert,
+        ["Wqkv"],
+        ["Wqkv", "Wi"],
+        ["head", "classifier"],
+        hub_config=dict(
+            layer_types=None,
+            rope_parameters=None,
+            global_attn_every_n_layers=2,
+            global_rope_theta=1000.0,
+            local_rope_theta=200.0,
+            layer_norm_eps=1e-5,
+            position_embedding_type="absolute",
+            dtype=None,
+            torch_dtype="float32",
+            transformers_version="4.48.0",
+        ),
     ),
     # One set of tensors for all layers, narrow embeddings, tanh-GELU (`gelu_new`).
     "albert": Family(
@@ -227,6 +281,7 @@ FAMILIES = {
             eos_token_id=3,
         ),
         tf.AlbertForSequenceClassification,
+        tf.AlbertForTokenClassification,
         tf.AlbertModel,
         tokens.albert,
         ["query", "value"],
@@ -237,6 +292,7 @@ FAMILIES = {
         tf.NomicBertConfig,
         dict(SMALL, max_position_embeddings=128, type_vocab_size=2, layer_norm_eps=1e-12, pad_token_id=0),
         tf.NomicBertForSequenceClassification,
+        tf.NomicBertForTokenClassification,
         tf.NomicBertModel,
         tokens.bert,
         ["q_proj", "v_proj"],
@@ -247,6 +303,7 @@ FAMILIES = {
         tf.GteConfig,
         dict(SMALL, max_position_embeddings=128, type_vocab_size=1, layer_norm_eps=1e-12, hidden_act="gelu", pad_token_id=1),
         tf.GteForSequenceClassification,
+        tf.GteForTokenClassification,
         tf.GteModel,
         tokens.xlm_roberta,
         ["q_proj", "v_proj"],

@@ -38,7 +38,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from corpus import HIDDEN_ROWS, TEXTS
-from families import FAMILIES, LABELS
+from families import FAMILIES, LABELS, TAGS
 
 HERE = Path(__file__).resolve().parent
 LAYER = re.compile(r"(Layer|TransformerBlock)$")
@@ -98,7 +98,7 @@ def make_base(name, family, out):
         id2label=LABELS,
         label2id={v: k for k, v in LABELS.items()},
         **family.settings,
-        **({} if name != "modernbert" else {
+        **({} if not name.startswith("modernbert") else {
             f"{k}_token_id": tok.token_to_id(t)
             for k, t in dict(pad="[PAD]", bos="[CLS]", eos="[SEP]", cls="[CLS]", sep="[SEP]").items()
         }),
@@ -108,13 +108,17 @@ def make_base(name, family, out):
     randomise(model, name)
     model.save_pretrained(out)
     tok.save(str(out / "tokenizer.json"), pretty=False)
+    if family.hub_config:
+        path = out / "config.json"
+        merged = json.loads(path.read_text()) | family.hub_config
+        path.write_text(json.dumps({k: merged[k] for k in sorted(merged) if merged[k] is not None}, indent=2) + "\n")
     for p in out.iterdir():
         assert p.name in ("config.json", "model.safetensors", "tokenizer.json"), p
 
 
-def load_base(name, family, out, labels=3, bare=False):
+def load_base(name, family, out, labels=3, bare=False, tagger=False):
     extra = {} if bare else dict(num_labels=labels, ignore_mismatched_sizes=True)
-    cls = family.bare if bare else family.model
+    cls = family.bare if bare else family.tagger if tagger else family.model
     torch.manual_seed(0)
     return cls.from_pretrained(out / "base", attn_implementation="eager", **extra).eval()
 
@@ -185,6 +189,14 @@ def make_adapters(name, family, out):
     )
     save_adapter(get_peft_model(load_base(name, family, out, labels=1), cfg), adapters / "reg", name)
 
+    # tags: a label for each token. The family's dense layer before it, where there is one, is saved too.
+    model = load_base(name, family, out, labels=len(TAGS), tagger=True)
+    saved = [h for h in family.head if h in dict(model.named_children())]
+    cfg = LoraConfig(
+        r=2, lora_alpha=3, target_modules=family.query_value, modules_to_save=saved, task_type="TOKEN_CLS"
+    )
+    save_adapter(get_peft_model(model, cfg), adapters / "tags", name, labels=TAGS)
+
     if name == "bert":
         make_multi(name, family, out)
         make_many(name, family, out)
@@ -236,10 +248,14 @@ class Places:
             h.remove()
 
 
+def wants_types(name, model):
+    return name.split("-")[0] not in ("modernbert", "distilbert", "mpnet") and getattr(model.config, "type_vocab_size", 0) > 1
+
+
 def forward(name, model, ids, types):
     """One row alone, no padding."""
     batch = dict(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long))
-    if name not in ("modernbert", "distilbert", "mpnet") and getattr(model.config, "type_vocab_size", 0) > 1:
+    if wants_types(name, model):
         batch["token_type_ids"] = torch.tensor([types])
     with torch.inference_mode():
         return model(**batch)
@@ -280,6 +296,12 @@ def answers(name, family, out, dtype=torch.float32):
         which = path.parent.relative_to(out / "adapters").as_posix()
         if which == "embed":
             continue
+        if which == "tags":
+            model = load_base(name, family, out, labels=len(TAGS), tagger=True).to(dtype)
+            model = PeftModel.from_pretrained(model, path.parent).to(dtype).eval()
+            for row in HIDDEN_ROWS:
+                tensors[f"tags.{row}"] = forward(name, model, ids[row], types[row]).logits[0]
+            continue
         saved = load_file(path.parent / "adapter_model.safetensors")
         head = [k for k in saved if re.search(r"\.classifier(\.out_proj)?\.weight$", k)]
         model = load_base(name, family, out, labels=saved[max(head, key=len)].shape[0]).to(dtype)
@@ -311,7 +333,7 @@ def make(name, out):
         "ids": ids,
         "types": types,
         "hidden_rows": HIDDEN_ROWS,
-        "labels": {"base": list(LABELS.values()), "mixed": list(LABELS.values()), "qv2": ["no", "yes"]},
+        "labels": {"base": list(LABELS.values()), "mixed": list(LABELS.values()), "qv2": ["no", "yes"], "tags": TAGS},
         # The largest difference between these f32 numbers and the same run in f64.
         "f32_noise": {k: float(f"{v:.2g}") for k, v in noise.items()},
     }
@@ -352,8 +374,9 @@ def main(args):
             if check:
                 compare(name, out)
             else:
-                shutil.rmtree(HERE / name, ignore_errors=True)
-                shutil.copytree(out, HERE / name)
+                for part in ("base", "adapters"):
+                    shutil.rmtree(HERE / name / part, ignore_errors=True)
+                shutil.copytree(out, HERE / name, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

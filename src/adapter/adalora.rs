@@ -15,3 +15,6 @@ pub(super) fn fold(a: &Matrix, b: &Matrix, e: &[f32], scale: f32) -> Option<Fact
     let keep = gate::live(e, 0.0);
     gate::fold(a, b, e, &keep, scale)
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,11 +37,15 @@ pub struct Targets {
     saved: Vec<String>,
     /// `layers_to_transform`
     layers: Option<Layers>,
+    /// Modules that are targeted and of whose ranks nothing is left: no tensors of them are to be missed.
+    pruned: BTreeSet<String>,
 }
 
 /// A list of suffixes or a regular expression over whole paths.
 #[derive(Debug, Clone)]
 pub(super) enum Selector {
+    /// Paths and no suffixes of them: for adapters that sorank itself made.
+    Exact(BTreeSet<String>),
     Suffixes(BTreeSet<String>),
     Whole(Regex),
 }
@@ -67,6 +71,23 @@ impl Targets {
             exclude,
             saved,
             layers,
+            pruned: BTreeSet::new(),
+        }
+    }
+
+    /// These paths, and nothing else.
+    pub fn exactly(paths: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            include: Some(Selector::Exact(paths.into_iter().collect())),
+            ..Self::default()
+        }
+    }
+
+    /// The same targets without `paths`, whose ranks were all pruned away.
+    pub(super) fn without(self, paths: BTreeSet<String>) -> Self {
+        Self {
+            pruned: paths,
+            ..self
         }
     }
 
@@ -75,7 +96,8 @@ impl Targets {
     /// For `"all-linear"` this is true of every path that is not excluded or saved whole, heads included:
     /// what is a head is known at bind.
     pub fn matches(&self, path: &str) -> bool {
-        if self.exclude.as_ref().is_some_and(|e| e.hits(path))
+        if self.pruned.contains(path)
+            || self.exclude.as_ref().is_some_and(|e| e.hits(path))
             || self
                 .saved
                 .iter()
@@ -120,6 +142,7 @@ impl Selector {
 
     fn hits(&self, path: &str) -> bool {
         match self {
+            Self::Exact(list) => list.contains(path),
             Self::Suffixes(list) => suffixes(path).any(|s| list.contains(s)),
             Self::Whole(regex) => regex.is_match(path),
         }

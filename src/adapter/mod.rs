@@ -5,6 +5,7 @@
 //! models: whether the modules exist and the widths fit is asked at bind.
 
 mod adalora;
+mod archive;
 mod bounded;
 #[cfg(test)]
 mod fixture;
@@ -14,7 +15,12 @@ mod labels;
 mod matching;
 mod peft;
 mod peft_config;
+mod prune;
+mod sora;
+mod svd;
 mod tensors;
+mod torch_file;
+mod unpickle;
 mod write;
 
 use std::{
@@ -23,6 +29,8 @@ use std::{
 };
 
 pub use matching::Targets;
+pub use prune::{Keep, PruneReport, PrunedModule};
+pub use sora::{ImportedModule, SoraImport, SoraReport};
 
 use crate::{Error, Result, mat::Matrix};
 
@@ -112,7 +120,11 @@ impl Adapter {
 /// A directory that holds its tensors only as a pickle gets told so, rather than that a file is missing.
 fn refuse_pickle(dir: &Path, weights: &Path) -> Result<()> {
     const PICKLE: &str = "adapter_model.bin";
-    if !weights.exists() && dir.join(PICKLE).exists() {
+    const CHECKPOINT: &str = "pytorch_model.bin";
+    if weights.exists() {
+        return Ok(());
+    }
+    if dir.join(PICKLE).exists() {
         let why =
             "a pickle can run code when it is read; save it with peft's safe_serialization=True";
         return Err(Error::unsupported(
@@ -120,6 +132,13 @@ fn refuse_pickle(dir: &Path, weights: &Path) -> Result<()> {
             format!("{PICKLE} without {}", peft::WEIGHTS),
             why,
         ));
+    }
+    if dir.join(CHECKPOINT).exists() && !dir.join(peft::CONFIG).exists() {
+        let why = format!(
+            "{CHECKPOINT} and no {}: a SoRA checkpoint is imported first",
+            peft::CONFIG
+        );
+        return Err(Error::format(dir, why));
     }
     Ok(())
 }

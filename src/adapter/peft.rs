@@ -13,7 +13,10 @@
 //! configuration claims another rank neither is believed. That the modules exist and the widths fit the base is
 //! asked at bind. The AdaLoRA layout differs by a third tensor; what is done with it is in `adalora`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use super::{
     Adapter, Factors, SavedTensor, adalora,
@@ -38,9 +41,11 @@ pub(super) fn read(config: &[u8], weights: &[u8], dir: &Path) -> Result<Adapter>
     let layout = Layout::of(&file, &config, &path)?;
 
     let mut factors = BTreeMap::new();
+    let mut pruned = BTreeSet::new();
     for (module, names) in &layout.modules {
-        if let Some(f) = read_factors(module, names, &file, &config, &path)? {
-            factors.insert(module.clone(), f);
+        match read_factors(module, names, &file, &config, &path)? {
+            Some(f) => drop(factors.insert(module.clone(), f)),
+            None => drop(pruned.insert(module.clone())),
         }
     }
     let mut saved = BTreeMap::new();
@@ -59,7 +64,7 @@ pub(super) fn read(config: &[u8], weights: &[u8], dir: &Path) -> Result<Adapter>
         base_fingerprint: provenance.remove(super::BASE_FINGERPRINT),
         base: config.base,
         bytes: weights.len() as u64,
-        targets: config.targets,
+        targets: config.targets.without(pruned),
         provenance,
     })
 }
@@ -307,6 +312,14 @@ fn read_factors(
         return Err(Error::config(&path.with_file_name(CONFIG), key, why));
     }
     let scale = config.scale(module, rank);
+    if !scale.is_finite() {
+        let why = format!("the scale of {module} is {scale}");
+        return Err(Error::config(
+            &path.with_file_name(CONFIG),
+            "lora_alpha",
+            why,
+        ));
+    }
     if let Some(e_name) = &names.e {
         if shape(e_name) != [rank, 1] {
             return Err(wrong(
@@ -323,14 +336,6 @@ fn read_factors(
         return Ok(adalora::fold(&a, &b, &e, scale));
     }
     let (a, b) = (matrix(file.decode(&a_name)?), matrix(file.decode(&b_name)?));
-    if !scale.is_finite() {
-        let why = format!("the scale of {module} is {scale}");
-        return Err(Error::config(
-            &path.with_file_name(CONFIG),
-            "lora_alpha",
-            why,
-        ));
-    }
     Ok(Some(Factors { a, b, scale }))
 }
 
@@ -342,5 +347,7 @@ fn matrix(tensor: SavedTensor) -> Matrix {
 
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

@@ -65,10 +65,13 @@ impl PeftConfig {
                 rank: fields.count_or("r", DEFAULT_RANK, MAX_RANK)?,
                 ranks: rank_pattern(&fields, path)?,
             },
-            Some("ADALORA") => Kind::AdaLora {
-                init_rank: fields.count_or("init_r", DEFAULT_INIT_RANK, MAX_RANK)?,
-                kept: kept_ranks(&fields)?,
-            },
+            Some("ADALORA") => {
+                let init_rank = fields.count_or("init_r", DEFAULT_INIT_RANK, MAX_RANK)?;
+                Kind::AdaLora {
+                    init_rank,
+                    kept: kept_ranks(&fields, init_rank)?,
+                }
+            }
             Some(other) => {
                 let why = "sorank reads LORA and ADALORA";
                 return Err(Error::unsupported(
@@ -159,7 +162,7 @@ fn alpha_pattern(fields: &Fields<'_>, path: &Path) -> Result<Patterns<f64>> {
 }
 
 /// AdaLoRA's `rank_pattern`: `{"<module>.lora_E": [bool; init_r]}`, the true ones kept.
-fn kept_ranks(fields: &Fields<'_>) -> Result<BTreeMap<String, usize>> {
+fn kept_ranks(fields: &Fields<'_>, init_rank: usize) -> Result<BTreeMap<String, usize>> {
     const KEY: &str = "rank_pattern";
     let mut kept = BTreeMap::new();
     for (name, value) in fields.entries(KEY)? {
@@ -170,6 +173,10 @@ fn kept_ranks(fields: &Fields<'_>) -> Result<BTreeMap<String, usize>> {
             let expected = "\"<module>.lora_E\": a list of true and false";
             return Err(fields.expected(&format!("{KEY}.{name}"), expected, value));
         };
+        if mask.len() != init_rank {
+            let expected = format!("{init_rank} (init_r) times true or false");
+            return Err(fields.expected(&format!("{KEY}.{name}"), &expected, value));
+        }
         kept.insert(module.to_owned(), mask.iter().filter(|b| **b).count());
     }
     Ok(kept)

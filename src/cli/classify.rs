@@ -23,10 +23,18 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let engine = args.model.engine()?;
-    answer_all(&args.rows, &engine, Want::Classes, args.model.quiet, |out, index, adapter, answer| {
-        let Answer::Classes(classes) = answer else { unreachable!("classes were asked for") };
-        write_line(out, &line(index, adapter, classes))
-    })
+    answer_all(
+        &args.rows,
+        &engine,
+        Want::Classes,
+        args.model.quiet,
+        |out, index, adapter, answer| {
+            let Answer::Classes(classes) = answer else {
+                unreachable!("classes were asked for")
+            };
+            write_line(out, &line(index, adapter, classes))
+        },
+    )
 }
 
 fn line<'a>(index: usize, adapter: Option<&'a str>, c: &'a Classes) -> ClassifyLine<'a> {

@@ -20,10 +20,23 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let engine = args.model.engine()?;
-    answer_all(&args.rows, &engine, Want::Embedding, args.model.quiet, |out, index, adapter, answer| {
-        let Answer::Embedding(embedding) = answer else {
-            unreachable!("an embedding was asked for")
-        };
-        write_line(out, &EmbedLine { index, adapter, embedding })
-    })
+    answer_all(
+        &args.rows,
+        &engine,
+        Want::Embedding,
+        args.model.quiet,
+        |out, index, adapter, answer| {
+            let Answer::Embedding(embedding) = answer else {
+                unreachable!("an embedding was asked for")
+            };
+            write_line(
+                out,
+                &EmbedLine {
+                    index,
+                    adapter,
+                    embedding,
+                },
+            )
+        },
+    )
 }

@@ -37,7 +37,11 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let mut bases = args.model.iter().map(Source::dir).collect::<Result<Vec<Source>>>()?;
+    let mut bases = args
+        .model
+        .iter()
+        .map(Source::dir)
+        .collect::<Result<Vec<Source>>>()?;
     let mut adapters: Vec<(String, Adapter)> = Vec::new();
     for (name, dir) in &args.adapters {
         adapters.push((name.clone(), Adapter::read(dir)?));
@@ -89,7 +93,12 @@ fn base_facts(source: &Source) -> Result<BaseFacts> {
     let config = source.read("config.json")?;
     let config = config.ok_or_else(|| Error::format(&path, "not found"))?;
     let spec = EncoderSpec::parse(&config, &path)?;
-    Ok(BaseFacts::new(source, &spec, &SentenceSpec::read(source)?, &Tensors::open(source)?))
+    Ok(BaseFacts::new(
+        source,
+        &spec,
+        &SentenceSpec::read(source)?,
+        &Tensors::open(source)?,
+    ))
 }
 
 enum Kind {
@@ -98,7 +107,10 @@ enum Kind {
 }
 
 fn kind_of(dir: &Path) -> Result<Kind> {
-    match (dir.join("adapter_config.json").exists(), dir.join("config.json").exists()) {
+    match (
+        dir.join("adapter_config.json").exists(),
+        dir.join("config.json").exists(),
+    ) {
         (true, _) => Ok(Kind::Adapter),
         (false, true) => Ok(Kind::Base),
         (false, false) => Err(Error::format(

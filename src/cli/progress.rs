@@ -110,9 +110,14 @@ impl Packing {
             true => ProgressDrawTarget::hidden(),
             false => ProgressDrawTarget::stderr_with_hz(REDRAWS),
         };
-        let style = ProgressStyle::with_template("packing the base {bar:24} {percent} %  {eta} left");
-        let style = style.expect("the template is well-formed").progress_chars("█▉▊▋▌▍▎▏ ");
-        Packing { bar: ProgressBar::with_draw_target(Some(0), target).with_style(style) }
+        let style =
+            ProgressStyle::with_template("packing the base {bar:24} {percent} %  {eta} left");
+        let style = style
+            .expect("the template is well-formed")
+            .progress_chars("█▉▊▋▌▍▎▏ ");
+        Packing {
+            bar: ProgressBar::with_draw_target(Some(0), target).with_style(style),
+        }
     }
 
     /// `done` of `total` bytes are packed.

@@ -84,7 +84,10 @@ pub(super) fn answer_all(
             let why = "no text given; pass texts or --input FILE (- is stdin)";
             return Err(Failure::Usage(why.to_owned()));
         }
-        None => (Rows::from_arguments(args.texts.clone()), Some(args.texts.len() as u64)),
+        None => (
+            Rows::from_arguments(args.texts.clone()),
+            Some(args.texts.len() as u64),
+        ),
     };
     let progress = Progress::new(known, quiet);
     let mut out = Output::stdout();
@@ -107,7 +110,14 @@ pub(super) fn answer_all(
                         Error::Row { line, why, .. } => (*line, why.clone()),
                         other => (index + 1, other.to_string()),
                     };
-                    write_line(&mut out, &ErrorLine { index, line, error: &why })?;
+                    write_line(
+                        &mut out,
+                        &ErrorLine {
+                            index,
+                            line,
+                            error: &why,
+                        },
+                    )?;
                 }
                 Err(error) => {
                     go_on(out.flush()?)?;

@@ -77,8 +77,14 @@ impl ModelArgs {
     pub(super) fn load(&self) -> Result<Model, Failure> {
         let progress = super::progress::Packing::new(self.quiet);
         let report = |done: usize, total: usize| progress.set(done, total);
-        let pack = PackOptions { progress: Some(&report), ..PackOptions::default() };
-        let options = LoadOptions { precision: Some(self.dtype.into()), pack };
+        let pack = PackOptions {
+            progress: Some(&report),
+            ..PackOptions::default()
+        };
+        let options = LoadOptions {
+            precision: Some(self.dtype.into()),
+            pack,
+        };
         Ok(Model::load(self.source()?, &options)?)
     }
 

@@ -48,7 +48,13 @@ impl Classes {
 
     /// Index of the best output; the first of equals.
     pub fn best(&self) -> usize {
-        let better = |best: usize, i: usize| if self.logits[i] > self.logits[best] { i } else { best };
+        let better = |best: usize, i: usize| {
+            if self.logits[i] > self.logits[best] {
+                i
+            } else {
+                best
+            }
+        };
         (1..self.logits.len()).fold(0, better)
     }
 }

@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use self::scheduler::Item;
 pub use self::{
     answer::{Answer, Classes},
     registry::Registry,
     request::{Admitted, Request, Want},
 };
-use self::scheduler::Item;
 use crate::{
     error::{Error, Result},
     mat::{Mat, Matrix},
@@ -47,7 +47,12 @@ impl Engine {
     /// When the checkpoint's own head is damaged, or the tokenizer makes ids that the model has no rows for.
     pub fn new(model: Model, tokenizer: Tokenizer, max_batch_tokens: usize) -> Result<Self> {
         let registry = Registry::new(model.base_task()?);
-        Ok(Self { model, tokenizer, registry, max_batch_tokens: max_batch_tokens.max(1) })
+        Ok(Self {
+            model,
+            tokenizer,
+            registry,
+            max_batch_tokens: max_batch_tokens.max(1),
+        })
     }
 
     /// The model.
@@ -72,17 +77,34 @@ impl Engine {
     /// [`Error::UnknownAdapter`], [`Error::WrongTask`], [`Error::TooLong`], [`Error::EmptyInput`].
     pub fn admit(&self, request: &Request<'_>, truncate: Truncate) -> Result<Admitted> {
         let task = self.registry.get(request.adapter)?;
-        let unable = |wanted, why: String| Error::WrongTask { task: task.shown(), wanted, why };
+        let unable = |wanted, why: String| Error::WrongTask {
+            task: task.shown(),
+            wanted,
+            why,
+        };
         if request.want == Want::Classes {
             match task.classifier.as_ref().map(|c| c.level) {
                 None => return Err(unable("classify", "it has no classification head".into())),
                 Some(Level::Token) => {
-                    return Err(unable("classify", "its head labels tokens, not texts".into()));
+                    return Err(unable(
+                        "classify",
+                        "its head labels tokens, not texts".into(),
+                    ));
                 }
                 Some(Level::Sequence) => {}
             }
         }
-        let limit = Limit { max: self.model.max_tokens(), truncate };
+        if [Some(request.text), request.pair]
+            .into_iter()
+            .flatten()
+            .any(|t| t.trim().is_empty())
+        {
+            return Err(Error::EmptyInput);
+        }
+        let limit = Limit {
+            max: self.model.max_tokens(),
+            truncate,
+        };
         let mut encoded = self.tokenizer.encode(request.text, request.pair, limit)?;
         let vocab = self.model.spec().vocab;
         if let Some(id) = encoded.ids.iter().find(|&&id| id as usize >= vocab) {
@@ -91,21 +113,34 @@ impl Engine {
         }
         let types = self.model.spec().embed.types.max(1) as u32;
         // Families with one token type call both halves of a pair type 0.
-        encoded.types.iter_mut().for_each(|t| *t = (*t).min(types - 1));
-        Ok(Admitted { encoded, task, want: request.want })
+        encoded
+            .types
+            .iter_mut()
+            .for_each(|t| *t = (*t).min(types - 1));
+        Ok(Admitted {
+            encoded,
+            task,
+            want: request.want,
+        })
     }
 
     /// Answers `rows`, in their order. Rows of all adapters share batches.
     pub fn run(&self, rows: &[Admitted]) -> Vec<Answer> {
         let items: Vec<Item> = rows
             .iter()
-            .map(|row| Item { tokens: row.encoded.ids.len(), task: Arc::as_ptr(&row.task) as usize })
+            .map(|row| Item {
+                tokens: row.encoded.ids.len(),
+                task: Arc::as_ptr(&row.task) as usize,
+            })
             .collect();
         let mut answers: Vec<Option<Answer>> = rows.iter().map(|_| None).collect();
         for plan in scheduler::plan(&items, self.max_batch_tokens) {
             self.run_batch(rows, &plan, &mut answers);
         }
-        answers.into_iter().map(|a| a.expect("the plan names every row once")).collect()
+        answers
+            .into_iter()
+            .map(|a| a.expect("the plan names every row once"))
+            .collect()
     }
 
     /// Admits and answers many requests; each row its own result, with the number of its tokens.
@@ -114,8 +149,10 @@ impl Engine {
         requests: &[Request<'_>],
         truncate: Truncate,
     ) -> Vec<Result<(Answer, usize)>> {
-        let admitted: Vec<Result<Admitted>> =
-            requests.par_iter().map(|r| self.admit(r, truncate)).collect();
+        let admitted: Vec<Result<Admitted>> = requests
+            .par_iter()
+            .map(|r| self.admit(r, truncate))
+            .collect();
         let mut errors = Vec::with_capacity(admitted.len());
         let mut good = Vec::with_capacity(admitted.len());
         for result in admitted {
@@ -136,22 +173,39 @@ impl Engine {
         for &row in plan {
             let Admitted { encoded, task, .. } = &rows[row];
             // The plan puts neighbours of one task together, so looking at the last one suffices.
-            if !tasks.last().is_some_and(|last| std::ptr::eq(*last, &**task)) {
+            if !tasks
+                .last()
+                .is_some_and(|last| std::ptr::eq(*last, &**task))
+            {
                 tasks.push(task);
             }
             let task = tasks.len() - 1;
-            sequences.push(Sequence { ids: &encoded.ids, types: &encoded.types, task });
+            sequences.push(Sequence {
+                ids: &encoded.ids,
+                types: &encoded.types,
+                task,
+            });
         }
         let batch = Batch::pack(sequences);
         let encoded = self.model.forward(&batch, &tasks, &mut ());
         for group in batch.groups() {
-            let wants = |want| group.sequences.clone().filter(move |&s| rows[plan[s]].want == want);
+            let wants = |want| {
+                group
+                    .sequences
+                    .clone()
+                    .filter(move |&s| rows[plan[s]].want == want)
+            };
             let task = tasks[group.task];
             for s in wants(Want::Embedding) {
-                answers[plan[s]] = Some(self.embedding(task, encoded.view().row_range(batch.rows(s))));
+                answers[plan[s]] =
+                    Some(self.embedding(task, encoded.view().row_range(batch.rows(s))));
             }
             let of_classes: Vec<usize> = wants(Want::Classes).collect();
-            for (s, answer) in of_classes.iter().zip(self.classes(task, &batch, &encoded, &of_classes)) {
+            for (s, answer) in
+                of_classes
+                    .iter()
+                    .zip(self.classes(task, &batch, &encoded, &of_classes))
+            {
                 answers[plan[*s]] = Some(answer);
             }
         }
@@ -166,7 +220,11 @@ impl Engine {
             return Vec::new();
         };
         let sequences = of.iter().map(|&s| batch.rows(s));
-        let logits = self.model.classify(&classifier.head, encoded.view(), sequences);
-        (0..of.len()).map(|i| Answer::Classes(Classes::new(classifier, logits.row(i)))).collect()
+        let logits = self
+            .model
+            .classify(&classifier.head, encoded.view(), sequences);
+        (0..of.len())
+            .map(|i| Answer::Classes(Classes::new(classifier, logits.row(i))))
+            .collect()
     }
 }

@@ -46,7 +46,7 @@ const TANH: [f32; 5] = [
 ];
 const TANH_SMALL: f32 = 0.625;
 /// `2 sqrt(2 / pi)`, and that times 0.044715.
-const U1: f32 = 1.595_769_1;
+const U1: f32 = 1.595_769;
 const U3: f32 = 0.071_354_814;
 /// `1 / sqrt(2 pi)`
 const INV_SQRT_2PI: f32 = 0.398_942_3;

@@ -16,7 +16,14 @@
 //!
 //! Not here: masks (a ragged batch has no padding), causal order, dropout, threads.
 
+mod backward;
+mod disentangled;
+
 use std::ops::Range;
+
+use disentangled::Terms;
+
+pub use backward::{Gradients, PositionTables};
 
 use crate::{
     kernel::{
@@ -87,8 +94,8 @@ pub struct Scratch {
     values: Words,
     scores: Words,
     sums: Vec<f32>,
-    content: Words,
-    position: Words,
+    terms: Terms,
+    gradients: backward::Buffers,
 }
 
 /// Words that a block of scores should fit into: half of an L2 of 512 KiB.
@@ -210,8 +217,6 @@ struct Head<'a> {
     reach: Range<usize>,
     /// Keys of a chunk of values.
     chunk: usize,
-    /// Columns of position to content, a multiple of `WIDTH`, and the first packed row they stand for.
-    position: (usize, usize),
 }
 
 impl<'a> Head<'a> {
@@ -224,7 +229,7 @@ impl<'a> Head<'a> {
     ) -> Self {
         let width = of.q.cols() / of.heads;
         let reach = of.reach(queries);
-        let mut head = Head {
+        let head = Head {
             of,
             level,
             index,
@@ -234,7 +239,6 @@ impl<'a> Head<'a> {
             } else {
                 CHUNK
             },
-            position: (0, 0),
             reach: reach.clone(),
         };
         let k = head.columns(of.k).row_range(reach.clone());
@@ -245,14 +249,8 @@ impl<'a> Head<'a> {
             let keys = c * head.chunk..v.rows().min((c + 1) * head.chunk);
             transient::pack_depth(v.row_range(keys), to);
         }
-        if let Positions::Relative(r) = of.positions
-            && let Some(table) = r.queries
-        {
-            let (panels, first) = head.table_rows(r.distances, table, queries, &reach);
-            let to = scratch.position.get_mut(k.rows() * panels.shape().n);
-            head.position = (panels.shape().n, first);
-            let to = MatMut::new(to, k.rows(), panels.shape().n);
-            product(level, k, panels, Init::Zero, to);
+        if let Positions::Relative(r) = of.positions {
+            head.pack_position(r, queries, &mut scratch.terms);
         }
         head
     }
@@ -262,25 +260,9 @@ impl<'a> Head<'a> {
         m.col_range(self.index * self.width..(self.index + 1) * self.width)
     }
 
-    /// The panels of a position table that `queries` and `keys` read between them, and their first row.
-    fn table_rows<'t>(
-        &self,
-        distances: &Distances,
-        table: &'t PositionPanels,
-        queries: &Range<usize>,
-        keys: &Range<usize>,
-    ) -> (Panels<'t>, usize) {
-        let first = distances.row(keys.start as isize - (queries.end as isize - 1));
-        let last = distances.row(keys.end as isize - 1 - queries.start as isize);
-        let panels = first / WIDTH..last / WIDTH + 1;
-        let start = panels.start * WIDTH;
-        (table.head(self.index).panel_range(panels), start)
-    }
-
     /// The outputs of `queries`, `out [queries x D]`.
     fn queries(&self, queries: Range<usize>, mut out: MatMut<'_>, scratch: &mut Scratch) {
-        let most = self.reach.len().next_multiple_of(self.chunk);
-        let rows = (BLOCK_WORDS / most / 8 * 8).clamp(BLOCK_ROWS.start, BLOCK_ROWS.end);
+        let rows = self.block_rows();
         for start in queries.clone().step_by(rows) {
             let block = start..queries.end.min(start + rows);
             let at = start - queries.start;
@@ -289,7 +271,57 @@ impl<'a> Head<'a> {
         }
     }
 
+    /// Queries of a block: a number that keeps its scores in cache.
+    fn block_rows(&self) -> usize {
+        let most = match self.of.positions {
+            Positions::Relative(_) => disentangled::BLOCK,
+            _ => BLOCK_ROWS.end,
+        };
+        let keys = self.reach.len().next_multiple_of(self.chunk);
+        (BLOCK_WORDS / keys / 8 * 8).clamp(BLOCK_ROWS.start, most)
+    }
+
     fn block(&self, queries: Range<usize>, mut out: MatMut<'_>, scratch: &mut Scratch) {
+        let Range {
+            start: first,
+            end: last,
+        } = self.weights(queries.clone(), scratch);
+        let stride = padded(last - first);
+        let weights = Mat::new(
+            scratch.scores.get(queries.len() * stride),
+            queries.len(),
+            stride,
+        );
+        let per_key = padded(self.width);
+        for chunk in (first..last).step_by(self.chunk) {
+            let keys = chunk..last.min(chunk + self.chunk);
+            let shape = transient::shape(self.width, keys.len());
+            let words = &scratch.values.get(self.reach.len() * per_key)[chunk * per_key..];
+            let init = if chunk == first {
+                Init::Zero
+            } else {
+                Init::Keep
+            };
+            product(
+                self.level,
+                weights.col_range(keys.start - first..keys.end - first),
+                Panels::of_words(&words[..keys.len() * per_key], shape),
+                init,
+                out.reborrow(),
+            );
+        }
+        simd::run_at(
+            self.level,
+            Divide {
+                x: out,
+                by: &scratch.sums,
+            },
+        );
+    }
+
+    /// `e^(s - max)` of `queries` in the scratch, rows padded to whole vectors, and its sums; the packed keys
+    /// that the columns stand for (whole chunks of values).
+    fn weights(&self, queries: Range<usize>, scratch: &mut Scratch) -> Range<usize> {
         // Keys are counted from the first packed one; whole chunks of values are multiplied.
         let base = self.reach.start;
         let seen = self.of.reach(&queries);
@@ -309,32 +341,9 @@ impl<'a> Head<'a> {
         product(self.level, q, keys, Init::Zero, to);
 
         if let Positions::Relative(r) = self.of.positions {
-            if let Some(table) = r.keys {
-                let (panels, start) = self.table_rows(r.distances, table, &queries, &seen);
-                let n = panels.shape().n;
-                let mut content =
-                    MatMut::new(scratch.content.get_mut(queries.len() * n), queries.len(), n);
-                product(self.level, q, panels, Init::Zero, content.reborrow());
-                self.add_content(
-                    r.distances,
-                    &queries,
-                    first,
-                    content.as_ref(),
-                    start,
-                    &mut scores,
-                );
-            }
-            if r.queries.is_some() {
-                let n = self.position.0;
-                let position = Mat::new(
-                    scratch.position.get(self.reach.len() * n),
-                    self.reach.len(),
-                    n,
-                );
-                self.add_position(r.distances, &queries, first, position, &mut scores);
-            }
+            let (terms, scores) = (&mut scratch.terms, scores.reborrow());
+            self.add_terms(r, &queries, &seen, first, terms, scores);
         }
-
         if scratch.sums.len() < queries.len() {
             scratch.sums.resize(queries.len(), 0.0);
         }
@@ -349,33 +358,7 @@ impl<'a> Head<'a> {
             },
         );
 
-        let per_key = padded(self.width);
-        for chunk in (first..last).step_by(self.chunk) {
-            let keys = chunk..last.min(chunk + self.chunk);
-            let shape = transient::shape(self.width, keys.len());
-            let words = &scratch.values.get(self.reach.len() * per_key)[chunk * per_key..];
-            let init = if chunk == first {
-                Init::Zero
-            } else {
-                Init::Keep
-            };
-            product(
-                self.level,
-                scores
-                    .as_ref()
-                    .col_range(keys.start - first..keys.end - first),
-                Panels::of_words(&words[..keys.len() * per_key], shape),
-                init,
-                out.reborrow(),
-            );
-        }
-        simd::run_at(
-            self.level,
-            Divide {
-                x: out,
-                by: &scratch.sums,
-            },
-        );
+        first..last
     }
 
     /// Keys that query `i` sees, as columns of a block whose first column is packed key `first`.
@@ -385,58 +368,6 @@ impl<'a> Head<'a> {
         let origin = self.reach.start + first;
         seen.start - origin..seen.end - origin
     }
-
-    /// `s_ij += q_i . pos_key[p]`, from `content [queries x rows]` that starts at packed row `start`.
-    fn add_content(
-        &self,
-        distances: &Distances,
-        queries: &Range<usize>,
-        first: usize,
-        content: Mat<'_>,
-        start: usize,
-        scores: &mut MatMut<'_>,
-    ) {
-        let linear = distances.linear() as isize;
-        for (r, i) in queries.clone().enumerate() {
-            let seen = self.columns_seen(i, first);
-            let after = (self.reach.start + first + seen.start) as isize - i as isize;
-            let (content, row) = (content.row(r), &mut scores.row_mut(r)[seen]);
-            let rows = &distances.rows_from(after)[..row.len()];
-            // Keys from `near.start` to `near.end` have a row each, side by side.
-            let clamp = |x: isize| x.clamp(0, row.len() as isize) as usize;
-            let near = clamp(1 - linear - after)..clamp(linear - after);
-            for j in (0..near.start).chain(near.end..row.len()) {
-                row[j] += content[rows[j] as usize - start];
-            }
-            if !near.is_empty() {
-                let from = rows[near.start] as usize - start;
-                for (s, c) in row[near].iter_mut().zip(&content[from..]) {
-                    *s += c;
-                }
-            }
-        }
-    }
-
-    /// `s_ij += k_j . pos_query[p]`, from `position [keys x rows]`.
-    fn add_position(
-        &self,
-        distances: &Distances,
-        queries: &Range<usize>,
-        first: usize,
-        position: Mat<'_>,
-        scores: &mut MatMut<'_>,
-    ) {
-        let start = self.position.1;
-        for (r, i) in queries.clone().enumerate() {
-            let seen = self.columns_seen(i, first);
-            let after = (self.reach.start + first + seen.start) as isize - i as isize;
-            let rows = distances.rows_from(after);
-            let keys = first + seen.start..;
-            for ((s, &row), key) in scores.row_mut(r)[seen].iter_mut().zip(rows).zip(keys) {
-                *s += position.row(key)[row as usize - start];
-            }
-        }
-    }
 }
 
 /// `n` rounded up to whole panels.
@@ -445,7 +376,7 @@ fn padded(n: usize) -> usize {
 }
 
 /// `y = init + x wt` at `level`.
-fn product(_level: Level, x: Mat<'_>, w: Panels<'_>, init: Init<'_>, y: MatMut<'_>) {
+fn product(level: Level, x: Mat<'_>, w: Panels<'_>, init: Init<'_>, y: MatMut<'_>) {
     let product = Product {
         x,
         w,
@@ -453,7 +384,7 @@ fn product(_level: Level, x: Mat<'_>, w: Panels<'_>, init: Init<'_>, y: MatMut<'
         activation: None,
         residual: None,
     };
-    product.into(y);
+    product.into_at(level, None, y);
 }
 
 /// Turns scores into `e^(s - max)` where a query sees the key, and 0 elsewhere; sums go to `sums`.

@@ -7,10 +7,10 @@ pub mod activation;
 pub mod attention;
 pub mod bucketed;
 pub mod exp;
+pub mod gemm;
 #[cfg(test)]
 mod naive;
 pub mod norm;
-pub mod gemm;
 pub mod panel;
 pub mod pool;
 pub mod reduce;

@@ -31,20 +31,23 @@ pub fn softmax_at(level: Level, x: MatMut<'_>) {
     simd::run_at(level, Softmax(x));
 }
 
-/// `dx = p (dp - p . dp)` for every row: the gradient of [`softmax`], given what it returned.
+/// Replaces every row of `d`, the gradient of what [`softmax`] returned as `p`, by the gradient of its
+/// input: `p (d - p . d)`.
 ///
 /// # Panics
 /// When a shape differs.
-pub fn backward(p: Mat<'_>, dp: Mat<'_>, dx: MatMut<'_>) {
-    backward_at(simd::level(), p, dp, dx);
+pub fn backward(p: Mat<'_>, d: MatMut<'_>) {
+    backward_at(simd::level(), p, d);
 }
 
 /// [`backward`] at `level`.
-pub fn backward_at(level: Level, p: Mat<'_>, dp: Mat<'_>, dx: MatMut<'_>) {
-    for (rows, cols) in [(dp.rows(), dp.cols()), (dx.rows(), dx.cols())] {
-        assert_eq!((rows, cols), (p.rows(), p.cols()), "gradient of a softmax");
-    }
-    simd::run_at(level, Backward { p, dp, dx });
+pub fn backward_at(level: Level, p: Mat<'_>, d: MatMut<'_>) {
+    assert_eq!(
+        (d.rows(), d.cols()),
+        (p.rows(), p.cols()),
+        "gradient of a softmax"
+    );
+    simd::run_at(level, Backward { p, d });
 }
 
 /// `1 / (1 + e^-x)` of every element, in place.
@@ -92,8 +95,7 @@ impl Kernel for Softmax<'_> {
 
 struct Backward<'a> {
     p: Mat<'a>,
-    dp: Mat<'a>,
-    dx: MatMut<'a>,
+    d: MatMut<'a>,
 }
 
 impl Kernel for Backward<'_> {
@@ -102,11 +104,11 @@ impl Kernel for Backward<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         for r in 0..self.p.rows() {
-            let (p, dp, dx) = (self.p.row(r), self.dp.row(r), self.dx.row_mut(r));
-            let minus = s.splat(-dot(s, p, dp));
+            let (p, d) = (self.p.row(r), self.d.row_mut(r));
+            let minus = s.splat(-dot(s, p, d));
             for i in 0..p.len().div_ceil(LANES) {
-                let d = s.mul(load_at(s, p, i), s.add(load_at(s, dp, i), minus));
-                store_at(s, d, dx, i);
+                let dx = s.mul(load_at(s, p, i), s.add(load_at(s, d, i), minus));
+                store_at(s, dx, d, i);
             }
         }
     }
@@ -173,8 +175,8 @@ mod tests {
                 let (x, dp) = (noise.vec(width, 3.0), noise.matrix(1, width, 1.0));
                 let mut p = Matrix::from_vec(x.clone(), 1, width);
                 softmax_at(level, p.view_mut());
-                let mut dx = Matrix::zeros(1, width);
-                backward_at(level, p.view(), dp.view(), dx.view_mut());
+                let mut dx = dp.clone();
+                backward_at(level, p.view(), dx.view_mut());
                 let want = differences(&wide(&x), |x| {
                     let p = naive(x);
                     p.iter()

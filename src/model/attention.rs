@@ -7,7 +7,7 @@ use std::{cell::RefCell, sync::Arc};
 
 use super::{
     block::{Block, Pass},
-    linear::{Epilogue, GroupFactors, Linear},
+    linear::{Epilogue, GroupFactors},
     task::Task,
 };
 use crate::{
@@ -41,8 +41,6 @@ pub struct RelativePositions {
     pub distances: Arc<Distances>,
     /// The table of relative embeddings, normed: `[2 span x H]`.
     pub table: Arc<Matrix>,
-    /// Projections of its own (key, then query: `[2H x H]`); `None`: the layer's q and k.
-    pub own: Option<Linear>,
     /// Content to position.
     pub c2p: bool,
     /// Position to content.
@@ -65,38 +63,54 @@ thread_local! {
 }
 
 impl RelativePositions {
-    /// Projects the table through `qkv` (or its own linear), with the factors a task has for it.
-    pub fn project(&self, qkv: &Linear, packed: &Packed, heads: usize, task: Option<&Task>) -> ProjectedPositions {
+    /// Projects the table through the linear that `block` has for it, with the factors a task has there.
+    pub fn project(
+        &self,
+        block: &Block,
+        packed: &Packed,
+        heads: usize,
+        task: Option<&Task>,
+    ) -> ProjectedPositions {
         let (rows, h) = (self.table.rows(), self.table.cols());
-        let linear = self.own.as_ref().unwrap_or(qkv);
-        let factors = linear.slot.and_then(|slot| task?.factors.get(slot)?.as_ref());
-        let groups: Vec<_> = factors.map(|factors| GroupFactors { rows: 0..rows, factors }).into_iter().collect();
-        let width = if self.own.is_some() { 2 * h } else { 3 * h };
+        let linear = block.projects_positions();
+        let factors = linear
+            .slot
+            .and_then(|slot| task?.factors.get(slot)?.as_ref());
+        let groups = factors.map(|factors| GroupFactors {
+            rows: 0..rows,
+            factors,
+        });
+        let groups: Vec<_> = groups.into_iter().collect();
+        let own = block.own_positions.is_some();
+        // Own projections stand as key | query, each only where it is used; a layer's as query | key | value.
+        let (width, keys, queries) = match own {
+            true => {
+                let key = if self.c2p { h } else { 0 };
+                let query = if self.p2c { h } else { 0 };
+                (key + query, 0..key, key..key + query)
+            }
+            false => (3 * h, h..2 * h, 0..h),
+        };
         let mut out = Matrix::zeros(rows, width);
-        linear.forward(packed, self.table.view(), &groups, Epilogue::default(), out.view_mut(), 1);
-        // Own projections stand as key | query, a layer's as query | key | value.
-        let (keys, queries) = if self.own.is_some() { (0..h, h..2 * h) } else { (h..2 * h, 0..h) };
-        let panels = |wanted: bool, columns| wanted.then(|| PositionPanels::new(out.view().col_range(columns), heads));
-        ProjectedPositions { keys: panels(self.c2p, keys), queries: panels(self.p2c, queries) }
-    }
-
-    /// Whether an adapter with factors at `slot` changes the projections.
-    pub fn depends_on(&self, qkv: &Linear, slot: usize) -> bool {
-        self.own.as_ref().unwrap_or(qkv).slot == Some(slot)
+        let (x, none) = (self.table.view(), Epilogue::default());
+        linear.forward(packed, x, &groups, none, out.view_mut(), 1);
+        let panels = |columns| PositionPanels::new(out.view().col_range(columns), heads);
+        ProjectedPositions {
+            keys: self.c2p.then(|| panels(keys)),
+            queries: self.p2c.then(|| panels(queries)),
+        }
     }
 }
 
 /// What happens to q and k before attention: rotary positions.
 pub fn turn(block: &Block, pass: Pass<'_>, mut qkv: MatMut<'_>) {
-    let LayerPositions::Rotary(rotary) = &block.positions else { return };
+    let LayerPositions::Rotary(rotary) = &block.positions else {
+        return;
+    };
     let h = qkv.cols() / 3;
-    let d = h / pass.heads;
     for s in 0..pass.batch.sequences() {
-        for head in 0..2 * pass.heads {
-            // q's heads and k's lie side by side.
-            let rows = qkv.reborrow().row_range(pass.batch.rows(s));
-            rotary.apply(rows.col_range(head * d..(head + 1) * d));
-        }
+        let rows = qkv.reborrow().row_range(pass.batch.rows(s));
+        rotary.apply(rows.col_range(0..2 * h)); // q's heads, then k's
     }
 }
 

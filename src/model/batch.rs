@@ -44,9 +44,15 @@ impl Batch {
     /// # Panics
     /// When a sequence has no token, or not one type a token.
     pub fn pack<'a>(sequences: impl IntoIterator<Item = Sequence<'a>>) -> Self {
-        let mut batch = Batch { offsets: vec![0], ..Batch::default() };
+        let mut batch = Batch {
+            offsets: vec![0],
+            ..Batch::default()
+        };
         for sequence in sequences {
-            assert!(!sequence.ids.is_empty(), "admission refuses empty sequences");
+            assert!(
+                !sequence.ids.is_empty(),
+                "admission refuses empty sequences"
+            );
             assert_eq!(sequence.ids.len(), sequence.types.len(), "one type a token");
             let (s, start) = (batch.sequences(), batch.tokens());
             batch.ids.extend_from_slice(sequence.ids);
@@ -154,9 +160,16 @@ mod tests {
     #[test]
     fn neighbours_of_one_task_share_a_group() {
         let b = batch(&[(3, 1), (2, 1), (4, 0), (1, 2)]);
-        let rows: Vec<_> = b.groups().iter().map(|g| (g.task, g.rows.clone())).collect();
+        let rows: Vec<_> = b
+            .groups()
+            .iter()
+            .map(|g| (g.task, g.rows.clone()))
+            .collect();
         assert_eq!(rows, [(1, 0..5), (0, 5..9), (2, 9..10)]);
-        assert_eq!((b.tokens(), b.sequences(), b.task_of(1), b.task_of(3)), (10, 4, 1, 2));
+        assert_eq!(
+            (b.tokens(), b.sequences(), b.task_of(1), b.task_of(3)),
+            (10, 4, 1, 2)
+        );
     }
 
     #[test]
@@ -167,8 +180,10 @@ mod tests {
             assert!(split.len() <= parts && split.iter().all(|p| p.sequences() > 0));
             let ids: Vec<u32> = split.iter().flat_map(|p| p.ids().to_vec()).collect();
             assert_eq!(ids, b.ids());
-            let tasks: Vec<usize> =
-                split.iter().flat_map(|p| (0..p.sequences()).map(|s| p.task_of(s))).collect();
+            let tasks: Vec<usize> = split
+                .iter()
+                .flat_map(|p| (0..p.sequences()).map(|s| p.task_of(s)))
+                .collect();
             assert_eq!(tasks, [1, 1, 0, 2, 2, 2]);
         }
     }

@@ -32,6 +32,8 @@ pub struct Block {
     pub attn_norm: Option<Norm>,
     /// Norm of the feed-forward half.
     pub mlp_norm: Norm,
+    /// Projections of relative positions, where they are not the layer's q and k: keys, then queries.
+    pub own_positions: Option<Linear>,
     /// What attention knows of positions.
     pub positions: LayerPositions,
 }
@@ -72,12 +74,20 @@ pub struct Workspace {
 
 impl Pass<'_> {
     fn linear(&self, linear: &Linear, x: &Matrix, epilogue: Epilogue<'_>, y: MatMut<'_>) {
-        let groups = linear.slot.map(|s| factors_at(self.batch, self.tasks, s)).unwrap_or_default();
+        let groups = linear
+            .slot
+            .map(|s| factors_at(self.batch, self.tasks, s))
+            .unwrap_or_default();
         linear.forward(self.packed, x.view(), &groups, epilogue, y, self.threads);
     }
 }
 
 impl Block {
+    /// The linear that projects relative positions.
+    pub fn projects_positions(&self) -> &Linear {
+        self.own_positions.as_ref().unwrap_or(&self.qkv)
+    }
+
     /// One layer: `w.x` in, `w.x` out.
     pub fn forward<H: Hook>(&self, pass: Pass<'_>, layer: usize, w: &mut Workspace, hook: &mut H) {
         match self.spec.order {
@@ -105,7 +115,9 @@ impl Block {
 
     /// `half = norm(x)`, or nothing where there is no norm.
     fn pre_norm(&self, norm: Option<&Norm>, w: &mut Workspace) -> Input {
-        let Some(norm) = norm else { return Input::Stream };
+        let Some(norm) = norm else {
+            return Input::Stream;
+        };
         norm.forward_into(w.x.view(), w.half.reshape(w.x.rows(), w.x.cols()));
         Input::Half
     }
@@ -154,7 +166,10 @@ impl Block {
             Input::Half => &w.half,
         };
         let fuse = !gated && !H::WATCHES;
-        let epilogue = Epilogue { activation: fuse.then_some(self.spec.activation), residual: None };
+        let epilogue = Epilogue {
+            activation: fuse.then_some(self.spec.activation),
+            residual: None,
+        };
         pass.linear(&self.mlp_in, from, epilogue, w.ffn.view_mut());
         if !fuse {
             hook.at(Place::MlpIn, layer, w.ffn.view_mut());
@@ -182,7 +197,13 @@ impl Block {
         hook: &mut H,
     ) {
         let (t, h) = (w.x.rows(), w.x.cols());
-        let Workspace { x, half: out, context, ffn, .. } = w;
+        let Workspace {
+            x,
+            half: out,
+            context,
+            ffn,
+            ..
+        } = w;
         let (from, before, after) = match half {
             Half::Attention => (&*context, Place::AttnOut, Place::AttnSum),
             Half::Mlp => (&*ffn, Place::MlpOut, Place::MlpSum),
@@ -198,7 +219,10 @@ impl Block {
                 }
             }
         } else {
-            let epilogue = Epilogue { activation: None, residual: Some(x.view()) };
+            let epilogue = Epilogue {
+                activation: None,
+                residual: Some(x.view()),
+            };
             pass.linear(linear, from, epilogue, y);
         }
         std::mem::swap(x, out);

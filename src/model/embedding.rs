@@ -5,8 +5,13 @@
 use std::sync::Arc;
 
 use crate::{
-    mat::MatMut,
-    model::{batch::Batch, linear::{Epilogue, Linear}, norm::Norm},
+    mat::{MatMut, Matrix},
+    model::{
+        batch::Batch,
+        linear::{Epilogue, Linear},
+        norm::Norm,
+        task::{Task, factors_at},
+    },
     spec::{EncoderSpec, Positions},
     weights::{Packed, Table},
 };
@@ -57,16 +62,21 @@ impl Embedding {
         &self,
         batch: &Batch,
         packed: &Packed,
-        wide: &mut crate::mat::Matrix,
-        mut x: MatMut<'_>,
+        tasks: &[&Task],
+        wide: &mut Matrix,
+        x: MatMut<'_>,
         threads: usize,
     ) {
         let Some(project) = &self.project else {
-            return self.rows(batch, x.reborrow());
+            return self.rows(batch, x);
         };
         let mut w = wide.reshape(batch.tokens(), self.word.cols());
         self.rows(batch, w.reborrow());
-        project.forward(packed, w.as_ref(), &[], Epilogue::default(), x, threads);
+        let groups = project
+            .slot
+            .map(|s| factors_at(batch, tasks, s))
+            .unwrap_or_default();
+        project.forward(packed, w.as_ref(), &groups, Epilogue::default(), x, threads);
     }
 
     fn rows(&self, batch: &Batch, mut x: MatMut<'_>) {

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{Model, Task, load::find};
+use super::{Model, Task, reader::find};
 use crate::{
     adapter::{Adapter, Factors},
     error::{Error, Result},
@@ -21,26 +21,10 @@ use crate::{
     spec::Problem,
     weights::{
         Dtype, Tensor, durable,
+        source::COMPANIONS,
         writer::{self, Content, Output},
     },
 };
-
-/// Files of a model directory that are copied as they are.
-const COPIED: &[&str] = &[
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spm.model",
-    "sentencepiece.bpe.model",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "1_Pooling/config.json",
-];
 
 impl Model {
     /// Writes this base with `adapter` merged into it as a model directory at `out`.
@@ -52,8 +36,10 @@ impl Model {
         durable::directory(out, |dir| {
             self.write_tensors(adapter, &task, &dir.join("model.safetensors"))?;
             self.write_config(&task, &dir.join("config.json"))?;
-            for name in COPIED {
-                let Some(bytes) = self.source.read(name)? else { continue };
+            for name in COMPANIONS {
+                let Some(bytes) = self.source.read(name)? else {
+                    continue;
+                };
                 let to = dir.join(name);
                 let parent = to.parent().unwrap_or(dir);
                 std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
@@ -67,7 +53,10 @@ impl Model {
         let naming = Naming::new(self, task);
         let mut outputs = Vec::new();
         let mut written = BTreeSet::new();
-        let dtype = self.tensors.get(&self.word_name()).map_or(Dtype::F32, |t| t.dtype);
+        let dtype = self
+            .tensors
+            .get(&self.word_name())
+            .map_or(Dtype::F32, |t| t.dtype);
         for (name, saved) in &adapter.saved {
             let (name, module) = naming.of_saved(name);
             let values = match self.factors_of(adapter, &module) {
@@ -96,7 +85,9 @@ impl Model {
                 shape: tensor.shape.to_vec(),
                 dtype: tensor.dtype,
                 content: match self.factors_of(adapter, module) {
-                    Some(factors) => Content::Make(Box::new(move || merged_tensor(tensor, factors))),
+                    Some(factors) => {
+                        Content::Make(Box::new(move || merged_tensor(tensor, factors)))
+                    }
                     None => Content::Bytes(tensor.bytes),
                 },
             });
@@ -113,7 +104,9 @@ impl Model {
     /// The factors that change the module `inner`, a path without the encoder's prefix.
     fn factors_of<'a>(&self, adapter: &'a Adapter, inner: &str) -> Option<&'a Factors> {
         let prefixes = self.spec.names.prefixes.iter();
-        let mut spellings = prefixes.map(|p| format!("{p}{inner}")).chain([inner.to_owned()]);
+        let mut spellings = prefixes
+            .map(|p| format!("{p}{inner}"))
+            .chain([inner.to_owned()]);
         spellings.find_map(|path| adapter.factors.get(&path))
     }
 
@@ -124,10 +117,15 @@ impl Model {
             .map_err(|e| Error::format(&self.source.path(name), e.to_string()))?;
         if let Some(classifier) = &task.classifier {
             let stem = self.spec.names.class;
-            config.insert("architectures".into(), json!([format!("{stem}{}", class_of(classifier.level))]));
+            config.insert(
+                "architectures".into(),
+                json!([format!("{stem}{}", class_of(classifier.level))]),
+            );
             let labels = || classifier.labels.iter().enumerate();
-            let by_id: Map<String, Value> = labels().map(|(i, l)| (i.to_string(), json!(l))).collect();
-            let by_label: Map<String, Value> = labels().map(|(i, l)| (l.clone(), json!(i))).collect();
+            let by_id: Map<String, Value> =
+                labels().map(|(i, l)| (i.to_string(), json!(l))).collect();
+            let by_label: Map<String, Value> =
+                labels().map(|(i, l)| (l.clone(), json!(i))).collect();
             config.insert("id2label".into(), by_id.into());
             config.insert("label2id".into(), by_label.into());
             let problem = match classifier.problem {
@@ -158,8 +156,18 @@ struct Naming<'a> {
 
 impl<'a> Naming<'a> {
     fn new(model: &'a Model, task: &Task) -> Self {
-        let class = model.spec.names.prefixes.iter().find(|p| !p.is_empty()).copied();
-        let prefix = if task.classifier.is_some() { class.unwrap_or("") } else { model.prefix };
+        let class = model
+            .spec
+            .names
+            .prefixes
+            .iter()
+            .find(|p| !p.is_empty())
+            .copied();
+        let prefix = if task.classifier.is_some() {
+            class.unwrap_or("")
+        } else {
+            model.prefix
+        };
         Self { model, prefix }
     }
 
@@ -168,7 +176,10 @@ impl<'a> Naming<'a> {
         let heads = [&self.model.spec.sequence_head, &self.model.spec.token_head];
         let in_head = heads.iter().any(|h| {
             let outer = h.dense.filter(|d| !d.in_encoder).map(|d| d.name);
-            [Some(h.out), outer].into_iter().flatten().any(|m| is_of(name, m))
+            [Some(h.out), outer]
+                .into_iter()
+                .flatten()
+                .any(|m| is_of(name, m))
         });
         match name.strip_prefix(self.model.prefix) {
             Some(inner) if !in_head => format!("{}{inner}", self.prefix),
@@ -178,11 +189,27 @@ impl<'a> Naming<'a> {
 
     /// A saved tensor of the adapter, and its module without prefix.
     fn of_saved(&self, name: &str) -> (String, String) {
-        let prefixes = self.model.spec.names.prefixes.iter().filter(|p| !p.is_empty());
-        let bare = prefixes.filter_map(|p| name.strip_prefix(p)).next().unwrap_or(name);
+        let prefixes = self
+            .model
+            .spec
+            .names
+            .prefixes
+            .iter()
+            .filter(|p| !p.is_empty());
+        let bare = prefixes
+            .filter_map(|p| name.strip_prefix(p))
+            .next()
+            .unwrap_or(name);
         let heads = [&self.model.spec.sequence_head, &self.model.spec.token_head];
-        let inside = heads.iter().filter_map(|h| h.dense).any(|d| d.in_encoder && is_of(bare, d.name));
-        let full = if inside { format!("{}{bare}", self.prefix) } else { bare.to_owned() };
+        let inside = heads
+            .iter()
+            .filter_map(|h| h.dense)
+            .any(|d| d.in_encoder && is_of(bare, d.name));
+        let full = if inside {
+            format!("{}{bare}", self.prefix)
+        } else {
+            bare.to_owned()
+        };
         let module = bare.rsplit_once('.').map_or(bare, |(module, _)| module);
         (full, module.to_owned())
     }
@@ -190,13 +217,17 @@ impl<'a> Naming<'a> {
     /// Whether `name` is of a head module that the adapter brings itself.
     fn is_replaced(&self, name: &str, adapter: &Adapter) -> bool {
         let module = |n: &str| n.rsplit_once('.').map(|(m, _)| m.to_owned());
-        adapter.saved.keys().any(|saved| module(&self.of_saved(saved).0) == module(name))
+        adapter
+            .saved
+            .keys()
+            .any(|saved| module(&self.of_saved(saved).0) == module(name))
     }
 }
 
 /// Whether the tensor `name` belongs to the module `module`.
 fn is_of(name: &str, module: &str) -> bool {
-    name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'))
+    name.strip_prefix(module)
+        .is_some_and(|rest| rest.starts_with('.'))
 }
 
 fn merged_tensor(tensor: Tensor<'_>, factors: &Factors) -> Result<Vec<f32>> {
@@ -207,6 +238,14 @@ fn merged_tensor(tensor: Tensor<'_>, factors: &Factors) -> Result<Vec<f32>> {
 fn merged(mut w: Vec<f32>, k: usize, factors: &Factors) -> Vec<f32> {
     let n = w.len() / k;
     let sum = MatMut::new(&mut w, n, k);
-    gemm(sum, 1.0, factors.scale, factors.b.view(), false, factors.a.view(), false);
+    gemm(
+        sum,
+        1.0,
+        factors.scale,
+        factors.b.view(),
+        false,
+        factors.a.view(),
+        false,
+    );
     w
 }

@@ -51,9 +51,14 @@ impl Head {
         let x = match &self.dense {
             None => x,
             Some(dense) => {
-                let epilogue = Epilogue { activation: Some(dense.activation), residual: None };
+                let epilogue = Epilogue {
+                    activation: Some(dense.activation),
+                    residual: None,
+                };
                 let mut y = hidden.reshape(x.rows(), x.cols());
-                dense.linear.forward(packed, x, &[], epilogue, y.reborrow(), 1);
+                dense
+                    .linear
+                    .forward(packed, x, &[], epilogue, y.reborrow(), 1);
                 if let Some(norm) = &dense.norm {
                     norm.forward(y);
                 }
@@ -61,7 +66,8 @@ impl Head {
             }
         };
         let mut logits = Matrix::zeros(x.rows(), self.outputs());
-        self.out.forward(packed, x, &[], Epilogue::default(), logits.view_mut(), 1);
+        self.out
+            .forward(packed, x, &[], Epilogue::default(), logits.view_mut(), 1);
         logits
     }
 }

@@ -98,7 +98,14 @@ impl Linear {
             Weight::Base(slot) => packed.panels(*slot),
             Weight::Own(panels) => panels.view(),
         };
-        let call = Call { w, bias: self.bias.as_deref(), x, groups, epilogue, first: 0 };
+        let call = Call {
+            w,
+            bias: self.bias.as_deref(),
+            x,
+            groups,
+            epilogue,
+            first: 0,
+        };
         call.run(y, threads);
     }
 }
@@ -134,7 +141,10 @@ impl<'a> Call<'a> {
         let at = at.max(1);
         let (left, right) = y.split_cols(at * WIDTH);
         let (a, b) = (self.columns(0..at), self.columns(at..panels));
-        rayon::join(|| a.run(left, left_threads), || b.run(right, threads - left_threads));
+        rayon::join(
+            || a.run(left, left_threads),
+            || b.run(right, threads - left_threads),
+        );
     }
 
     fn split_rows(self, rows: Range<usize>, at: usize, y: MatMut<'_>, threads: usize) {
@@ -176,7 +186,10 @@ impl<'a> Call<'a> {
                 continue;
             }
             if start > at {
-                self.plain(at..start, y.reborrow().row_range(at - rows.start..start - rows.start));
+                self.plain(
+                    at..start,
+                    y.reborrow().row_range(at - rows.start..start - rows.start),
+                );
             }
             let mut from = start;
             while from < end {
@@ -188,7 +201,10 @@ impl<'a> Call<'a> {
             at = end;
         }
         if at < rows.end {
-            self.plain(at..rows.end, y.row_range(at - rows.start..rows.end - rows.start));
+            self.plain(
+                at..rows.end,
+                y.row_range(at - rows.start..rows.end - rows.start),
+            );
         }
     }
 
@@ -221,17 +237,25 @@ impl<'a> Call<'a> {
             let mut t = t.reshape(block, factors.down.shape().n);
             let x = self.x.row_range(rows.clone());
             let down = factors.down.view();
-            let product =
-                Product { x, w: down, init: Init::Zero, activation: None, residual: None };
+            let product = Product {
+                x,
+                w: down,
+                init: Init::Zero,
+                activation: None,
+                residual: None,
+            };
             product.into(t.reborrow());
             for part in &factors.parts {
                 let columns = part.columns.start.max(here.start)..part.columns.end.min(here.end);
                 if columns.start >= columns.end {
                     continue;
                 }
-                part.add(t.as_ref(), columns.clone(), y.reborrow().col_range(
-                    columns.start - here.start..columns.end - here.start,
-                ));
+                part.add(
+                    t.as_ref(),
+                    columns.clone(),
+                    y.reborrow()
+                        .col_range(columns.start - here.start..columns.end - here.start),
+                );
             }
         });
         for r in 0..block {
@@ -255,12 +279,22 @@ impl LowRankPart {
         let own = columns.start - self.columns.start..columns.end - self.columns.start;
         let up = self.up.view();
         let product = |w: Panels<'_>, y: MatMut<'_>| {
-            let product = Product { x: t, w, init: Init::Keep, activation: None, residual: None };
+            let product = Product {
+                x: t,
+                w,
+                init: Init::Keep,
+                activation: None,
+                residual: None,
+            };
             product.into(y);
         };
-        let whole_panels = own.start % WIDTH == 0 && (own.end % WIDTH == 0 || own.end == self.columns.len());
+        let whole_panels =
+            own.start % WIDTH == 0 && (own.end % WIDTH == 0 || own.end == self.columns.len());
         if whole_panels {
-            return product(up.panel_range(own.start / WIDTH..own.end.div_ceil(WIDTH)), y);
+            return product(
+                up.panel_range(own.start / WIDTH..own.end.div_ceil(WIDTH)),
+                y,
+            );
         }
         // A thread's columns cut a panel of this part (its width is no multiple of 16): computed whole, copied in part.
         let panels = own.start / WIDTH..own.end.div_ceil(WIDTH);

@@ -1,31 +1,33 @@
 //! Loading a base: every tensor that the configuration calls for, by name and shape, or one error that
 //! names all that are missing and all that nothing uses.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use super::{
     Model,
-    attention::LayerPositions,
+    attention::{LayerPositions, ProjectedPositions, RelativePositions},
     block::Block,
     embedding::{Embedding, EmbeddingParts},
     linear::{Linear, Weight},
     norm::Norm,
-    sites::{LINEARS, LinearPlan, Sites, at_layer, linear_plans},
+    reader::{Reader, find},
+    sites::{LinearPlan, Role, Sites, at_layer, linear_plans},
 };
 use crate::{
     error::{Error, Result},
-    kernel::panel::{PanelShape, Precision},
+    kernel::{
+        bucketed::DistanceBias,
+        panel::{PanelShape, Precision},
+        relative::Distances,
+        rotary::Rotary,
+    },
     mat::Matrix,
-    spec::{EncoderSpec, Positions, SentenceSpec},
-    weights::{PackOptions, Packed, Source, Table, Tensors},
+    spec::{EncoderSpec, Position, Positions, SentenceSpec},
+    weights::{PackOptions, Packed, Source, Tensors},
 };
 
 /// How a base is loaded.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct LoadOptions<'a> {
     /// Precision of the base's linears; `None` is f32.
     pub precision: Option<Precision>,
@@ -40,44 +42,64 @@ impl Model {
     /// A file that is missing, damaged or larger than sane; a configuration key that is not supported, by name;
     /// tensors that are missing, of the wrong shape, or inside the encoder and used by nothing, all of them by name.
     pub fn load(source: Source, options: &LoadOptions<'_>) -> Result<Model> {
-        let config_path = source.path("config.json");
+        let path = source.path("config.json");
         let config = source.read("config.json")?.ok_or_else(|| {
-            Error::format(&config_path, "not found; a model directory holds config.json, tokenizer.json and model.safetensors")
+            let holds = "a model directory holds config.json, tokenizer.json and model.safetensors";
+            Error::format(&path, format!("not found; {holds}"))
         })?;
-        let spec = EncoderSpec::parse(&config, &config_path)?;
+        let spec = EncoderSpec::parse(&config, &path)?;
         let sentence = SentenceSpec::read(&source)?;
         let tensors = Arc::new(Tensors::open(&source)?);
-        let reader = Reader::new(&tensors, &spec);
-
         let plans = linear_plans(&spec);
-        let embedding = reader.embedding(&spec);
-        let blocks = (0..spec.layers.len()).map(|l| reader.block(&spec, &plans, l)).collect::<Vec<_>>();
-        let final_norm = spec.final_norm.then(|| reader.norm(&spec, spec.names.final_norm, spec.hidden));
+
+        // Everything is asked for before anything is complained of.
+        let reader = Reader::new(&tensors, &spec);
+        let embedding = embedding(&reader, &spec, &plans);
+        let positions = PositionTables::read(&reader, &spec);
+        let blocks: Vec<_> = (0..spec.layers.len())
+            .map(|l| block(&reader, &spec, &plans, l))
+            .collect();
+        let final_norm = spec
+            .final_norm
+            .then(|| reader.norm(spec.names.final_norm, spec.hidden));
         for plan in &plans {
             for (module, &n) in plan.modules.iter().zip(&plan.outputs) {
                 reader.expect(&format!("{module}.weight"), &[n, plan.inputs]);
             }
         }
-        let prefix = reader.prefix;
+        let prefix = reader.prefix();
         reader.finish()?;
 
         let precision = options.precision.unwrap_or(Precision::F32);
-        let slots: Vec<(String, PanelShape)> = plans
+        let shape = |p: &LinearPlan| PanelShape {
+            n: p.outputs.iter().sum(),
+            k: p.inputs,
+            precision,
+            tight: false,
+        };
+        let slots: Vec<_> = plans
             .iter()
-            .map(|p| {
-                let n = p.outputs.iter().sum();
-                (p.modules.join("|"), PanelShape { n, k: p.inputs, precision, tight: false })
-            })
+            .map(|p| (p.modules.join("|"), shape(p)))
             .collect();
-        let fill = |slot: usize| fused_rows(&tensors, &spec, prefix, &plans[slot]);
+        let fill = |slot: usize| {
+            if slot == 0 {
+                // Everything is read once when a base is packed: also what is looked up in place later.
+                check_tables(&tensors, &spec, prefix)?;
+            }
+            fused_rows(&tensors, &spec, prefix, &plans[slot])
+        };
         let packed = Packed::open_or_build(&tensors, &slots, &fill, &options.pack)?;
 
-        let norm = final_norm.transpose()?;
+        let positions = positions?;
+        let mut blocks = blocks.into_iter().collect::<Result<Vec<Block>>>()?;
+        for block in &mut blocks {
+            block.positions = positions.of(block, &packed, spec.heads);
+        }
         Ok(Model {
             sites: Sites::new(&spec),
             embedding: Embedding::new(&spec, embedding?),
-            blocks: blocks.into_iter().collect::<Result<_>>()?,
-            final_norm: norm,
+            blocks,
+            final_norm: final_norm.transpose()?,
             workspaces: Mutex::default(),
             prefix,
             packed,
@@ -96,182 +118,205 @@ fn fused_rows(
     prefix: &str,
     plan: &LinearPlan,
 ) -> Result<Matrix> {
-    let mut data = Vec::with_capacity(plan.outputs.iter().sum::<usize>() * plan.inputs);
+    let n = plan.outputs.iter().sum();
+    let mut data = Vec::with_capacity(n * plan.inputs);
     for module in &plan.modules {
         let name = find(tensors, spec, &format!("{prefix}{module}.weight"))
             .expect("the reader found every weight before packing");
-        let tensor = tensors.get(&name).expect("`find` returns names that are there");
-        let rows = tensor.to_f32()?;
-        tensor.check_finite(&rows)?;
-        data.extend(rows);
+        let tensor = tensors
+            .get(&name)
+            .expect("`find` returns names that are there");
+        data.extend(tensor.values(tensor.shape)?);
     }
-    Ok(Matrix::from_vec(data, plan.outputs.iter().sum(), plan.inputs))
+    Ok(Matrix::from_vec(data, n, plan.inputs))
 }
 
-/// The checkpoint's own spelling of `name`, if it holds that tensor.
-pub(super) fn find(tensors: &Tensors, spec: &EncoderSpec, name: &str) -> Option<String> {
-    if tensors.get(name).is_some() {
-        return Some(name.to_owned());
-    }
-    let aliases = spec.names.aliases.iter();
-    aliases.filter_map(|(found, meant)| {
-        let end = name.strip_suffix(meant)?;
-        let alias = format!("{end}{found}");
-        tensors.get(&alias).is_some().then_some(alias)
-    }).next()
-}
-
-/// Reads tensors and remembers what was missing and what was used.
-struct Reader<'a> {
-    tensors: &'a Tensors,
-    spec: &'a EncoderSpec,
-    prefix: &'static str,
-    missing: RefCell<Vec<String>>,
-    used: RefCell<BTreeSet<String>>,
-    wrong: RefCell<Option<Error>>,
-}
-
-impl<'a> Reader<'a> {
-    fn new(tensors: &'a Tensors, spec: &'a EncoderSpec) -> Self {
-        let has = |prefix: &&&str| tensors.get(&format!("{prefix}{}.weight", spec.names.word)).is_some();
-        let prefix = spec.names.prefixes.iter().find(has).copied().unwrap_or("");
-        Self {
-            tensors,
-            spec,
-            prefix,
-            missing: RefCell::default(),
-            used: RefCell::default(),
-            wrong: RefCell::default(),
+/// Refuses an embedding table with a value that is not finite.
+fn check_tables(tensors: &Tensors, spec: &EncoderSpec, prefix: &str) -> Result<()> {
+    for name in [spec.names.word, spec.names.position, spec.names.types] {
+        let found = find(tensors, spec, &format!("{prefix}{name}.weight"));
+        if let Some(tensor) = found.and_then(|name| tensors.get(&name)) {
+            tensor.check_finite(&tensor.to_f32()?)?;
         }
     }
+    Ok(())
+}
 
-    /// Notes that `name` is needed with `shape`; the checkpoint's spelling of it where it is there and right.
-    fn expect(&self, name: &str, shape: &[usize]) -> Option<String> {
-        let full = format!("{}{name}", self.prefix);
-        let Some(found) = find(self.tensors, self.spec, &full) else {
-            self.missing.borrow_mut().push(full);
-            return None;
+/// The slot of a linear, and the linear with its biases.
+fn linear(
+    reader: &Reader<'_>,
+    plans: &[LinearPlan],
+    layer: Option<usize>,
+    role: Role,
+    bias: bool,
+) -> Result<Option<Linear>> {
+    let Some(slot) = plans
+        .iter()
+        .position(|p| p.layer == layer && p.role == role)
+    else {
+        return Ok(None);
+    };
+    let plan = &plans[slot];
+    let parts = plan.modules.iter().zip(&plan.outputs);
+    let parts = parts.map(|(module, &n)| reader.vector(&format!("{module}.bias"), n));
+    let bias = match bias {
+        true => Some(parts.collect::<Result<Vec<_>>>()?.concat()),
+        false => None,
+    };
+    Ok(Some(Linear {
+        weight: Weight::Base(slot),
+        bias,
+        slot: Some(slot),
+    }))
+}
+
+fn embedding(
+    reader: &Reader<'_>,
+    spec: &EncoderSpec,
+    plans: &[LinearPlan],
+) -> Result<EmbeddingParts> {
+    let (names, width) = (&spec.names, spec.embed.width);
+    let word = reader.table(names.word, spec.vocab, width)?;
+    let position = match spec.embed.positions {
+        Positions::None => None,
+        Positions::FromZero { rows } | Positions::FromPad { rows } => {
+            reader.table(names.position, rows, width)?
+        }
+    };
+    let types = match spec.embed.types {
+        0 => None,
+        rows => reader.table(names.types, rows, width)?,
+    };
+    let norm = spec
+        .embed
+        .norm
+        .then(|| reader.norm(names.embed_norm, width))
+        .transpose()?;
+    let project = linear(reader, plans, None, Role::Embedding, true)?;
+    // A missing word table is reported with everything else that is missing.
+    let word = word.ok_or_else(|| reader.missing_error())?;
+    Ok(EmbeddingParts {
+        word,
+        position,
+        types,
+        norm,
+        project,
+    })
+}
+
+fn block(
+    reader: &Reader<'_>,
+    spec: &EncoderSpec,
+    plans: &[LinearPlan],
+    layer: usize,
+) -> Result<Block> {
+    let facts = &spec.layers[layer];
+    let at = facts.weights_of;
+    let linear = |role| linear(reader, plans, Some(at), role, facts.bias);
+    let always = |role| Ok::<_, Error>(linear(role)?.expect("every layer has this linear"));
+    let norm = |name: &str| reader.norm(&at_layer(name, at), spec.hidden);
+    Ok(Block {
+        spec: facts.clone(),
+        qkv: always(Role::Qkv)?,
+        attn_out: always(Role::AttnOut)?,
+        mlp_in: always(Role::MlpIn)?,
+        mlp_out: always(Role::MlpOut)?,
+        own_positions: linear(Role::Positions)?,
+        attn_norm: facts
+            .attn_norm
+            .then(|| norm(spec.names.attn_norm))
+            .transpose()?,
+        mlp_norm: norm(spec.names.mlp_norm)?,
+        positions: LayerPositions::None, // filled in when the linears are packed
+    })
+}
+
+/// Tables that all layers' positions share.
+struct PositionTables {
+    bucketed: Option<Arc<DistanceBias>>,
+    relative: Option<(Arc<Distances>, Arc<Matrix>)>,
+    rotary: Vec<(f32, Arc<Rotary>)>,
+}
+
+impl PositionTables {
+    fn read(reader: &Reader<'_>, spec: &EncoderSpec) -> Result<Self> {
+        let mut tables = Self {
+            bucketed: None,
+            relative: None,
+            rotary: Vec::new(),
         };
-        let tensor = self.tensors.get(&found)?;
-        if tensor.shape != shape {
-            self.wrong.borrow_mut().get_or_insert_with(|| Error::Shape {
-                path: self.tensors.path().to_owned(),
-                name: found.clone(),
-                expected: format!("{shape:?} as the configuration says"),
-                found: tensor.shape.to_vec(),
-            });
-        }
-        self.used.borrow_mut().insert(found.clone());
-        Some(found)
-    }
-
-    fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>> {
-        match self.expect(name, &[n]).and_then(|found| self.tensors.get(&found)) {
-            Some(tensor) => tensor.values(tensor.shape),
-            None => Ok(Vec::new()), // `finish` reports it
-        }
-    }
-
-    fn table(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Table>> {
-        match self.expect(&format!("{name}.weight"), &[rows, cols]) {
-            Some(found) if self.wrong.borrow().is_none() => {
-                self.tensors.get(&found).map(|tensor| tensor.table()).transpose()
+        for layer in &spec.layers {
+            match layer.position {
+                Position::Absolute => {}
+                Position::Rotary { theta } => {
+                    if !tables.rotary.iter().any(|(t, _)| *t == theta) {
+                        let width = spec.hidden / spec.heads;
+                        let rotary = Rotary::new(width, theta, spec.max_tokens);
+                        tables.rotary.push((theta, Arc::new(rotary)));
+                    }
+                }
+                Position::Bucketed {
+                    buckets,
+                    max_distance,
+                } => {
+                    if tables.bucketed.is_none() {
+                        let name = format!("{}.weight", spec.names.relative);
+                        if let Some(table) = reader.matrix(&name, buckets, spec.heads)? {
+                            let bias =
+                                DistanceBias::new(table.view(), max_distance, spec.max_tokens);
+                            tables.bucketed = Some(Arc::new(bias));
+                        }
+                    }
+                }
+                Position::Relative(facts) => {
+                    if tables.relative.is_none() {
+                        let distances =
+                            Distances::new(facts.buckets, facts.max_distance, spec.max_tokens);
+                        let rows = 2 * distances.span();
+                        let name = format!("{}.weight", spec.names.relative);
+                        let norm = match facts.norm {
+                            true => Some(reader.norm(spec.names.relative_norm, spec.hidden)?),
+                            false => None,
+                        };
+                        if let Some(mut table) = reader.matrix(&name, rows, spec.hidden)? {
+                            if let Some(norm) = norm.filter(Norm::is_complete) {
+                                norm.forward(table.view_mut());
+                            }
+                            tables.relative = Some((Arc::new(distances), Arc::new(table)));
+                        }
+                    }
+                }
             }
-            _ => Ok(None),
         }
+        Ok(tables)
     }
 
-    fn norm(&self, spec: &EncoderSpec, name: &str, n: usize) -> Result<Norm> {
-        Ok(Norm {
-            gamma: self.vector(&format!("{name}.weight"), n)?.into(),
-            beta: match spec.embed.norm_bias {
-                true => Some(self.vector(&format!("{name}.bias"), n)?.into()),
-                false => None,
-            },
-            eps: spec.norm_eps,
-        })
-    }
-
-    fn bias(&self, plan: &LinearPlan) -> Result<Vec<f32>> {
-        let parts = plan.modules.iter().zip(&plan.outputs);
-        let parts = parts.map(|(module, &n)| self.vector(&format!("{module}.bias"), n));
-        Ok(parts.collect::<Result<Vec<_>>>()?.concat())
-    }
-
-    fn embedding(&self, spec: &EncoderSpec) -> Result<EmbeddingParts> {
-        let (names, width) = (&spec.names, spec.embed.width);
-        let word = self.table(names.word, spec.vocab, width)?;
-        let position = match spec.embed.positions {
-            Positions::None => None,
-            Positions::FromZero { rows } | Positions::FromPad { rows } => {
-                self.table(names.position, rows, width)?
+    /// The positions of `block`, with the base's projections of relative ones.
+    fn of(&self, block: &Block, packed: &Packed, heads: usize) -> LayerPositions {
+        let read = "the reader found every table before packing";
+        match block.spec.position {
+            Position::Absolute => LayerPositions::None,
+            Position::Rotary { theta } => {
+                let found = self.rotary.iter().find(|(t, _)| *t == theta);
+                LayerPositions::Rotary(found.expect(read).1.clone())
             }
-        };
-        let types = match spec.embed.types {
-            0 => None,
-            rows => self.table(names.types, rows, width)?,
-        };
-        let norm = spec.embed.norm.then(|| self.norm(spec, names.embed_norm, width)).transpose()?;
-        Ok(EmbeddingParts {
-            word: word.ok_or_else(|| self.missing_error())?,
-            position,
-            types,
-            norm,
-            project: None,
-        })
-    }
-
-    fn block(&self, spec: &EncoderSpec, plans: &[LinearPlan], layer: usize) -> Result<Block> {
-        let facts = &spec.layers[layer];
-        let at = facts.weights_of;
-        let linear = |place: usize| -> Result<Linear> {
-            let plan = &plans[at * LINEARS + place];
-            let bias = facts.bias.then(|| self.bias(plan)).transpose()?;
-            Ok(Linear { weight: Weight::Base(plan.slot), bias, slot: Some(plan.slot) })
-        };
-        let norm = |name: &str| self.norm(spec, &at_layer(name, at), spec.hidden);
-        Ok(Block {
-            spec: facts.clone(),
-            qkv: linear(0)?,
-            attn_out: linear(1)?,
-            mlp_in: linear(2)?,
-            mlp_out: linear(3)?,
-            attn_norm: facts.attn_norm.then(|| norm(spec.names.attn_norm)).transpose()?,
-            mlp_norm: norm(spec.names.mlp_norm)?,
-            positions: LayerPositions::None,
-        })
-    }
-
-    fn missing_error(&self) -> Error {
-        Error::Tensors {
-            path: self.tensors.path().to_owned(),
-            missing: self.missing.borrow().clone(),
-            unused: self.unused(),
+            Position::Bucketed { .. } => {
+                LayerPositions::Bucketed(self.bucketed.clone().expect(read))
+            }
+            Position::Relative(facts) => {
+                let (distances, table) = self.relative.clone().expect(read);
+                let (c2p, p2c) = (facts.c2p, facts.p2c);
+                let base = Arc::new(ProjectedPositions::default());
+                let mut relative = RelativePositions {
+                    distances,
+                    table,
+                    c2p,
+                    p2c,
+                    base,
+                };
+                relative.base = Arc::new(relative.project(block, packed, heads, None));
+                LayerPositions::Relative(relative)
+            }
         }
-    }
-
-    /// Tensors beside those that were used, under the same top-level modules: parts of an encoder that is
-    /// not the one the configuration describes. Other modules (heads of other tasks) are not the encoder's.
-    fn unused(&self) -> Vec<String> {
-        let used = self.used.borrow();
-        let top = |name: &str| name.strip_prefix(self.prefix)?.split('.').next().map(str::to_owned);
-        let tops: BTreeSet<String> = used.iter().filter_map(|n| top(n)).collect();
-        let ignored = |name: &str| {
-            let inner = name.strip_prefix(self.prefix).unwrap_or(name);
-            self.spec.names.ignored.iter().any(|i| inner.starts_with(i))
-        };
-        self.tensors
-            .names()
-            .filter(|n| !used.contains(*n) && !ignored(n) && top(n).is_some_and(|t| tops.contains(&t)))
-            .map(str::to_owned)
-            .collect()
-    }
-
-    fn finish(self) -> Result<()> {
-        if !self.missing.borrow().is_empty() || !self.unused().is_empty() {
-            return Err(self.missing_error());
-        }
-        self.wrong.into_inner().map_or(Ok(()), Err)
     }
 }
-

@@ -8,7 +8,10 @@
 use super::{Batch, Hook, Model, Task, linear::LowRank};
 use crate::{
     error::{Error, Result},
-    kernel::{gemm::gemm, panel::{self, Precision}},
+    kernel::{
+        gemm::gemm,
+        panel::{self, Precision},
+    },
     mat::Matrix,
 };
 
@@ -38,7 +41,10 @@ impl Merged {
                 add(&mut model, slot, factors);
             }
         }
-        let task = Task { factors: Vec::new(), ..task.clone() };
+        let task = Task {
+            factors: Vec::new(),
+            ..task.clone()
+        };
         Ok(Merged { model, task })
     }
 
@@ -91,7 +97,20 @@ fn add(model: &mut Model, slot: usize, factors: &LowRank) {
     for part in &factors.parts {
         let up = part.up.unpack();
         let mut delta = Matrix::zeros(part.columns.len(), shape.k);
-        gemm(delta.view_mut(), 0.0, 1.0, up.view(), false, down.view().row_range(part.ranks.clone()), false);
-        panel::add_to(model.packed.panels_mut(slot), shape, part.columns.clone(), delta.view());
+        gemm(
+            delta.view_mut(),
+            0.0,
+            1.0,
+            up.view(),
+            false,
+            down.view().row_range(part.ranks.clone()),
+            false,
+        );
+        panel::add_to(
+            model.packed.panels_mut(slot),
+            shape,
+            part.columns.clone(),
+            delta.view(),
+        );
     }
 }

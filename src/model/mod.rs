@@ -17,6 +17,7 @@ pub mod load;
 pub mod merge;
 pub mod norm;
 pub mod pooling;
+mod reader;
 pub mod sites;
 pub mod task;
 
@@ -96,7 +97,9 @@ impl Model {
 
     /// The most tokens of one text.
     pub fn max_tokens(&self) -> usize {
-        self.sentence.max_tokens.map_or(self.spec.max_tokens, |n| n.min(self.spec.max_tokens))
+        self.sentence
+            .max_tokens
+            .map_or(self.spec.max_tokens, |n| n.min(self.spec.max_tokens))
     }
 
     /// Runs `batch` through the encoder: the last hidden states, `[T x H]`.
@@ -110,7 +113,11 @@ impl Model {
     pub fn forward<H: Hook>(&self, batch: &Batch, tasks: &[&Task], hook: &mut H) -> Matrix {
         let mut out = Matrix::zeros(batch.tokens(), self.spec.hidden);
         let threads = rayon::current_num_threads();
-        let parts = if H::WATCHES { Vec::new() } else { even_parts(batch, threads) };
+        let parts = if H::WATCHES {
+            Vec::new()
+        } else {
+            even_parts(batch, threads)
+        };
         if parts.is_empty() {
             self.run(batch, tasks, hook, out.view_mut(), threads);
             return out;
@@ -138,10 +145,17 @@ impl Model {
             return;
         }
         let mut w = self.lock_workspaces().pop().unwrap_or_default();
-        let pass = Pass { packed: &self.packed, batch, tasks, heads: self.spec.heads, threads };
+        let pass = Pass {
+            packed: &self.packed,
+            batch,
+            tasks,
+            heads: self.spec.heads,
+            threads,
+        };
         let (t, h) = (batch.tokens(), self.spec.hidden);
         let Workspace { x, wide, .. } = &mut w;
-        self.embedding.forward(batch, &self.packed, wide, x.reshape(t, h), threads);
+        self.embedding
+            .forward(batch, &self.packed, tasks, wide, x.reshape(t, h), threads);
         hook.at(Place::Embedded, 0, w.x.view_mut());
         for (layer, block) in self.blocks.iter().enumerate() {
             block.forward(pass, layer, &mut w, hook);
@@ -156,7 +170,9 @@ impl Model {
 
     fn lock_workspaces(&self) -> std::sync::MutexGuard<'_, Vec<Workspace>> {
         // A panic elsewhere leaves only scratch buffers behind: nothing to distrust.
-        self.workspaces.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.workspaces
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// One vector of a sequence's last hidden states `rows [T x H]`.
@@ -193,5 +209,9 @@ fn even_parts(batch: &Batch, threads: usize) -> Vec<Batch> {
     }
     let parts = batch.split(threads);
     let longest = parts.iter().map(Batch::tokens).max().unwrap_or(0);
-    if longest * threads * 8 <= batch.tokens() * 9 { parts } else { Vec::new() }
+    if longest * threads * 8 <= batch.tokens() * 9 {
+        parts
+    } else {
+        Vec::new()
+    }
 }

@@ -19,8 +19,17 @@ pub struct Norm {
 }
 
 impl Norm {
+    /// Whether its weights were there to read.
+    pub(super) fn is_complete(&self) -> bool {
+        !self.gamma.is_empty() && self.beta.as_ref().is_none_or(|b| !b.is_empty())
+    }
+
     fn kernel(&self) -> LayerNorm<'_> {
-        LayerNorm { weight: &self.gamma, bias: self.beta.as_deref(), eps: self.eps }
+        LayerNorm {
+            weight: &self.gamma,
+            bias: self.beta.as_deref(),
+            eps: self.eps,
+        }
     }
 
     /// Norms every row of `x` in place.

@@ -2,18 +2,32 @@
 
 use std::{collections::HashMap, ops::Range};
 
-use crate::spec::{EncoderSpec, Mlp};
+use crate::spec::{EncoderSpec, Mlp, Position, Relative};
 
-/// Linears of a layer, in slot order.
-pub const LINEARS: usize = 4;
+/// What a linear of the encoder does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// From the embedding width to the hidden width; belongs to no layer.
+    Embedding,
+    /// q|k|v.
+    Qkv,
+    /// Output of attention.
+    AttnOut,
+    /// Into the feed-forward block.
+    MlpIn,
+    /// Out of it.
+    MlpOut,
+    /// Projections of relative positions: keys, queries.
+    Positions,
+}
 
 /// One module that an adapter may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
     /// Module path inside the encoder, without a model class's prefix.
     pub path: String,
-    /// The (weight) layer it belongs to.
-    pub layer: usize,
+    /// The (weight) layer it belongs to; none for the embedding layer.
+    pub layer: Option<usize>,
     /// Slot of the fused linear it is part of.
     pub slot: usize,
     /// Its columns of that linear.
@@ -30,11 +44,13 @@ pub struct Sites {
     prefixes: &'static [&'static str],
 }
 
-/// A fused linear: its slot, the modules it is made of, and its shape.
+/// A fused linear: its slot (its place in the list of plans), the modules it is made of, and its shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinearPlan {
-    /// Slot: weight layer x [`LINEARS`] + place in the layer.
-    pub slot: usize,
+    /// The (weight) layer it belongs to.
+    pub layer: Option<usize>,
+    /// What it does.
+    pub role: Role,
     /// Module paths in column order, without prefix.
     pub modules: Vec<String>,
     /// Output columns of each module.
@@ -43,28 +59,58 @@ pub struct LinearPlan {
     pub inputs: usize,
 }
 
-/// The linears of every weight layer, in slot order.
+/// The linears of an encoder, in slot order.
 pub fn linear_plans(spec: &EncoderSpec) -> Vec<LinearPlan> {
-    let layers = spec.layers.iter().map(|l| l.weights_of + 1).max().unwrap_or(0);
-    let (h, f, names) = (spec.hidden, spec.ffn, &spec.names);
-    let mut plans = Vec::with_capacity(layers * LINEARS);
+    let mut plans = Vec::new();
+    if spec.embed.width != spec.hidden {
+        plans.push(LinearPlan {
+            layer: None,
+            role: Role::Embedding,
+            modules: vec![spec.names.embed_project.to_owned()],
+            outputs: vec![spec.hidden],
+            inputs: spec.embed.width,
+        });
+    }
+    let layers = spec
+        .layers
+        .iter()
+        .map(|l| l.weights_of + 1)
+        .max()
+        .unwrap_or(0);
     for layer in 0..layers {
-        let gated = spec.layers.iter().any(|l| l.weights_of == layer && l.mlp == Mlp::Gated);
-        let mlp_width = if gated { 2 * f } else { f };
-        let out = std::slice::from_ref;
-        let linears: [(&[&str], usize, usize); LINEARS] = [
-            (names.qkv, 3 * h, h),
-            (out(&names.attn_out), h, h),
-            (names.mlp_in, mlp_width, h),
-            (out(&names.mlp_out), h, f),
-        ];
-        for (place, (modules, width, inputs)) in linears.into_iter().enumerate() {
+        let facts = spec.layers.iter().find(|l| l.weights_of == layer);
+        let facts = facts.expect("layers of weights are numbered without a gap");
+        let (h, f, names) = (spec.hidden, spec.ffn, &spec.names);
+        let mlp_width = if facts.mlp == Mlp::Gated { 2 * f } else { f };
+        let one = std::slice::from_ref;
+        let mut push = |role, modules: &[&str], width: usize, inputs| {
             plans.push(LinearPlan {
-                slot: layer * LINEARS + place,
+                layer: Some(layer),
+                role,
                 modules: modules.iter().map(|m| at_layer(m, layer)).collect(),
                 outputs: vec![width / modules.len(); modules.len()],
                 inputs,
             });
+        };
+        push(Role::Qkv, names.qkv, 3 * h, h);
+        push(Role::AttnOut, one(&names.attn_out), h, h);
+        push(Role::MlpIn, names.mlp_in, mlp_width, h);
+        push(Role::MlpOut, one(&names.mlp_out), h, f);
+        if let Position::Relative(Relative {
+            shared_keys: false,
+            c2p,
+            p2c,
+            ..
+        }) = facts.position
+        {
+            let wanted = names.relative_projections.iter().zip([c2p, p2c]);
+            let modules: Vec<&str> = wanted
+                .filter(|(_, wanted)| *wanted)
+                .map(|(m, _)| *m)
+                .collect();
+            if !modules.is_empty() {
+                push(Role::Positions, &modules, modules.len() * h, h);
+            }
         }
     }
     plans
@@ -79,21 +125,30 @@ impl Sites {
     /// The sites of the encoder that `spec` describes.
     pub fn new(spec: &EncoderSpec) -> Self {
         let mut list = Vec::new();
-        for plan in linear_plans(spec) {
+        for (slot, plan) in linear_plans(spec).into_iter().enumerate() {
             let mut column = 0;
             for (path, width) in plan.modules.into_iter().zip(plan.outputs) {
+                let (layer, inputs) = (plan.layer, plan.inputs);
                 list.push(Site {
                     path,
-                    layer: plan.slot / LINEARS,
-                    slot: plan.slot,
+                    layer,
+                    slot,
                     columns: column..column + width,
-                    inputs: plan.inputs,
+                    inputs,
                 });
                 column += width;
             }
         }
-        let by_path = list.iter().enumerate().map(|(i, s)| (s.path.clone(), i)).collect();
-        Self { list, by_path, prefixes: spec.names.prefixes }
+        let by_path = list
+            .iter()
+            .enumerate()
+            .map(|(i, s)| (s.path.clone(), i))
+            .collect();
+        Self {
+            list,
+            by_path,
+            prefixes: spec.names.prefixes,
+        }
     }
 
     /// Every site, layer by layer.
@@ -104,7 +159,10 @@ impl Sites {
     /// The site that `path` names, with or without a model class's prefix.
     pub fn find(&self, path: &str) -> Option<&Site> {
         let stripped = self.prefixes.iter().filter_map(|p| path.strip_prefix(p));
-        stripped.chain([path]).find_map(|p| self.by_path.get(p)).map(|&i| &self.list[i])
+        stripped
+            .chain([path])
+            .find_map(|p| self.by_path.get(p))
+            .map(|&i| &self.list[i])
     }
 
     /// The prefix with which `path` names a site, if it names one.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use crate::{
     model::{
         attention::ProjectedPositions,
+        batch::Batch,
         head::Head,
         linear::{GroupFactors, LowRank},
-        batch::Batch,
     },
     spec::{Pooling, Problem},
 };
@@ -91,7 +91,10 @@ impl Task {
 pub fn factors_at<'a>(batch: &Batch, tasks: &[&'a Task], slot: usize) -> Vec<GroupFactors<'a>> {
     let with = batch.groups().iter().filter_map(|group| {
         let factors = tasks[group.task].factors.get(slot)?.as_ref()?;
-        Some(GroupFactors { rows: group.rows.clone(), factors })
+        Some(GroupFactors {
+            rows: group.rows.clone(),
+            factors,
+        })
     });
     with.collect()
 }

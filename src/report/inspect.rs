@@ -49,7 +49,12 @@ pub struct BaseFacts {
 
 impl BaseFacts {
     /// Reads the facts off a base's files.
-    pub fn new(source: &Source, spec: &EncoderSpec, sentence: &SentenceSpec, tensors: &Tensors) -> Self {
+    pub fn new(
+        source: &Source,
+        spec: &EncoderSpec,
+        sentence: &SentenceSpec,
+        tensors: &Tensors,
+    ) -> Self {
         let sites = Sites::new(spec);
         let (mut parameters, mut bytes) = (0, 0);
         for tensor in tensors.names().filter_map(|n| tensors.get(n)) {
@@ -57,7 +62,7 @@ impl BaseFacts {
             bytes += tensor.bytes.len() as u64;
         }
         let size = |s: &crate::model::sites::Site| (s.inputs * s.columns.len()) as u64;
-        let of_layer_0 = sites.all().iter().filter(|s| s.layer == 0);
+        let of_layer_0 = sites.all().iter().filter(|s| s.layer == Some(0));
         Self {
             base: source.path("").display().to_string(),
             family: spec.family.clone(),
@@ -66,13 +71,19 @@ impl BaseFacts {
             heads: spec.heads,
             ffn: spec.ffn,
             vocabulary: spec.vocab,
-            max_tokens: sentence.max_tokens.map_or(spec.max_tokens, |n| n.min(spec.max_tokens)),
+            max_tokens: sentence
+                .max_tokens
+                .map_or(spec.max_tokens, |n| n.min(spec.max_tokens)),
             parameters,
             bytes,
             linear_parameters: sites.all().iter().map(size).sum(),
             pooling: sentence.pooling,
             normalize: sentence.normalize,
-            labels: if spec.own_head.is_some() { spec.labels.clone() } else { Vec::new() },
+            labels: if spec.own_head.is_some() {
+                spec.labels.clone()
+            } else {
+                Vec::new()
+            },
             sites: of_layer_0
                 .map(|s| (s.path.replacen(".0.", ".{}.", 1), s.inputs, s.columns.len()))
                 .collect(),
@@ -86,7 +97,13 @@ impl fmt::Display for BaseFacts {
         writeln!(
             f,
             "  {}: {} layers, hidden {}, {} heads, ffn {}, vocabulary {}, at most {} tokens",
-            self.family, self.layers, self.hidden, self.heads, self.ffn, self.vocabulary, self.max_tokens
+            self.family,
+            self.layers,
+            self.hidden,
+            self.heads,
+            self.ffn,
+            self.vocabulary,
+            self.max_tokens
         )?;
         writeln!(
             f,
@@ -141,7 +158,12 @@ impl AdapterFacts {
                 let (layer, site) = layer_and_site(path);
                 let (a, b) = (&factors.a, &factors.b);
                 let params = (a.rows() * a.cols() + b.rows() * b.cols()) as u64;
-                SiteRank { layer, site, rank: a.rows(), params }
+                SiteRank {
+                    layer,
+                    site,
+                    rank: a.rows(),
+                    params,
+                }
             })
             .collect();
         Self {
@@ -176,7 +198,13 @@ impl AdapterFacts {
     pub fn rank_rows(&self) -> Vec<RankRow> {
         let row = |s: &SiteRank| {
             let (site, rank) = (s.site.clone(), s.rank);
-            Some(RankRow { layer: s.layer?, site, rank, r_max: None, params: s.params })
+            Some(RankRow {
+                layer: s.layer?,
+                site,
+                rank,
+                r_max: None,
+                params: s.params,
+            })
         };
         self.ranks.iter().filter_map(row).collect()
     }
@@ -244,8 +272,14 @@ mod tests {
     #[test]
     fn paths_split_at_the_layer_number() {
         let split = |p| layer_and_site(p);
-        assert_eq!(split("bert.encoder.layer.11.output.dense"), (Some(11), "output.dense".to_owned()));
-        assert_eq!(split("layers.0.attn.Wqkv"), (Some(0), "attn.Wqkv".to_owned()));
+        assert_eq!(
+            split("bert.encoder.layer.11.output.dense"),
+            (Some(11), "output.dense".to_owned())
+        );
+        assert_eq!(
+            split("layers.0.attn.Wqkv"),
+            (Some(0), "attn.Wqkv".to_owned())
+        );
         assert_eq!(split("pooler.dense"), (None, "pooler.dense".to_owned()));
     }
 }

@@ -1,7 +1,7 @@
 //! AVX2 + FMA: a vector of 16 lanes is two registers of 8.
 //!
-//! Safety, once for the file: an [`Avx2`] exists only inside [`trampoline`], which is only called after
-//! AVX2, FMA and F16C were detected, so every intrinsic here is available. Memory is touched only
+//! Safety, once for the file: an [`Avx2`] exists only inside [`trampoline`] (or one that promises as much), which
+//! is only called after AVX2, FMA and F16C were detected, so every intrinsic here is available. Memory is touched only
 //! through pointers whose reach the trait's callers promise.
 
 use std::arch::x86_64::*;
@@ -11,6 +11,24 @@ use super::{Kernel, Level, Simd};
 /// Proof of AVX2, FMA and F16C.
 #[derive(Debug, Clone, Copy)]
 pub struct Avx2(());
+
+impl Avx2 {
+    /// The proof, for a trampoline elsewhere.
+    ///
+    /// # Safety
+    /// The CPU has these features and the caller is compiled with them.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+
+    /// Lanes of integers as `f32`.
+    #[inline(always)]
+    pub(crate) fn convert_i32(self, lanes: [__m256i; 2]) -> V {
+        // SAFETY: the file's argument.
+        unsafe { V(_mm256_cvtepi32_ps(lanes[0]), _mm256_cvtepi32_ps(lanes[1])) }
+    }
+}
 
 /// Compiles `kernel` with AVX2, FMA and F16C and runs it.
 ///
@@ -148,6 +166,52 @@ impl Simd for Avx2 {
                 _mm256_blendv_ps(y.0, x.0, _mm256_cmp_ps::<_CMP_LT_OQ>(a.0, b.0)),
                 _mm256_blendv_ps(y.1, x.1, _mm256_cmp_ps::<_CMP_LT_OQ>(a.1, b.1)),
             )
+        }
+    }
+    #[inline(always)]
+    fn round_bf16(self, a: V) -> V {
+        #[inline(always)]
+        fn half(a: __m256) -> __m256 {
+            // SAFETY: the file's argument.
+            unsafe {
+                let b = _mm256_castps_si256(a);
+                let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(b), _mm256_set1_epi32(1));
+                let up = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+                let top = _mm256_set1_epi32(0xffff_0000u32 as i32);
+                let rounded = _mm256_and_si256(_mm256_add_epi32(b, up), top);
+                let quiet = _mm256_or_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x0040_0000)));
+                let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a);
+                _mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet, nan)
+            }
+        }
+        V(half(a.0), half(a.1))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_pairs_ptr(self, p: *const u8) -> (V, V) {
+        // SAFETY: the caller promises 64 bytes.
+        unsafe {
+            let (a, b) = (
+                _mm256_loadu_si256(p.cast()),
+                _mm256_loadu_si256(p.add(32).cast()),
+            );
+            let top = _mm256_set1_epi32(0xffff_0000u32 as i32);
+            let first = |w| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w));
+            let second = |w| _mm256_castsi256_ps(_mm256_and_si256(w, top));
+            (V(first(a), first(b)), V(second(a), second(b)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_u8_ptr(self, v: V, p: *mut u8) {
+        // SAFETY: the caller promises 16 bytes.
+        unsafe {
+            let (a, b) = (_mm256_cvtps_epi32(v.0), _mm256_cvtps_epi32(v.1));
+            // Packing works on halves of 128 bits: put the four quarters back in order, then narrow again.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
+            let (low, high) = (
+                _mm256_castsi256_si128(words),
+                _mm256_extracti128_si256::<1>(words),
+            );
+            _mm_storeu_si128(p.cast(), _mm_packus_epi16(low, high));
         }
     }
     #[inline(always)]

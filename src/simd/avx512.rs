@@ -1,6 +1,6 @@
 //! AVX-512 F, BW, DQ, VL: a vector of 16 lanes is one register.
 //!
-//! Safety, once for the file: an [`Avx512`] exists only inside [`trampoline`], which is only called after
+//! Safety, once for the file: an [`Avx512`] exists only inside [`trampoline`] (or one that promises as much), which is only called after
 //! these features were detected, so every intrinsic here is available. Memory is touched only through
 //! pointers whose reach the trait's callers promise.
 
@@ -14,6 +14,17 @@ use super::{
 /// Proof of AVX-512 F, BW, DQ, VL, and of AVX2, FMA and F16C.
 #[derive(Debug, Clone, Copy)]
 pub struct Avx512(());
+
+impl Avx512 {
+    /// The proof, for a trampoline with more features (dot products of `bf16` and `i8`).
+    ///
+    /// # Safety
+    /// The CPU has these features and the caller is compiled with them.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
 
 /// Compiles `kernel` with AVX-512 and runs it.
 ///
@@ -90,27 +101,42 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn scale2(self, a: __m512, n: __m512) -> __m512 {
-        // Two factors as at the other levels (not VSCALEFPS), so that a subnormal result rounds alike.
         // SAFETY: the file's argument.
-        unsafe {
-            let n = _mm512_cvtps_epi32(n);
-            let first = _mm512_srai_epi32::<1>(n);
-            let power = |e| {
-                _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(
-                    e,
-                    _mm512_set1_epi32(127),
-                )))
-            };
-            _mm512_mul_ps(
-                _mm512_mul_ps(a, power(first)),
-                power(_mm512_sub_epi32(n, first)),
-            )
-        }
+        unsafe { _mm512_scalef_ps(a, n) }
     }
     #[inline(always)]
     fn select_lt(self, a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
         // SAFETY: the file's argument.
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x) }
+    }
+    #[inline(always)]
+    fn round_bf16(self, a: __m512) -> __m512 {
+        // SAFETY: the file's argument.
+        unsafe {
+            let b = _mm512_castps_si512(a);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(b), _mm512_set1_epi32(1));
+            let up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let top = _mm512_set1_epi32(0xffff_0000u32 as i32);
+            let rounded = _mm512_and_si512(_mm512_add_epi32(b, up), top);
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
+            let quiet = _mm512_set1_epi32(0x0040_0000);
+            _mm512_castsi512_ps(_mm512_mask_or_epi32(rounded, nan, b, quiet))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_pairs_ptr(self, p: *const u8) -> (__m512, __m512) {
+        // SAFETY: the caller promises 64 bytes.
+        unsafe {
+            let w = _mm512_loadu_si512(p.cast());
+            let top = _mm512_set1_epi32(0xffff_0000u32 as i32);
+            let (first, second) = (_mm512_slli_epi32::<16>(w), _mm512_and_si512(w, top));
+            (_mm512_castsi512_ps(first), _mm512_castsi512_ps(second))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_u8_ptr(self, v: __m512, p: *mut u8) {
+        // SAFETY: the caller promises 16 bytes.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(v))) }
     }
     #[inline(always)]
     fn sum(self, a: __m512) -> f32 {

@@ -201,10 +201,23 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn abs(self, a: Self::F) -> Self::F;
     /// To the nearest integer, ties to even.
     fn round(self, a: Self::F) -> Self::F;
-    /// `a * 2^n` for integral `n` in -252..=254 (no overflow of the intermediate power).
+    /// `a * 2^n` for integral `n` in -252..=254 (no overflow of the intermediate power), rounded once if `|a| >= 2^-50`.
     fn scale2(self, a: Self::F, n: Self::F) -> Self::F;
     /// `if a < b { x } else { y }`, lane-wise.
     fn select_lt(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F;
+    /// To the nearest `bf16`, ties to even, as `f32`; a NaN stays one.
+    fn round_bf16(self, a: Self::F) -> Self::F;
+    /// Loads 16 pairs of `bf16`: the first of each pair, and the second.
+    ///
+    /// # Safety
+    /// `p` is readable for 64 bytes; no alignment is needed.
+    unsafe fn load_bf16_pairs_ptr(self, p: *const u8) -> (Self::F, Self::F);
+    /// Rounds to the nearest integer, ties to even, and stores as bytes; more than 255 is stored as 255. Lanes
+    /// below -0.5 and NaN are stored as any byte.
+    ///
+    /// # Safety
+    /// `p` is writable for 16 bytes.
+    unsafe fn store_u8_ptr(self, v: Self::F, p: *mut u8);
     /// Sum of the lanes by a fixed tree: halves are added until one lane is left.
     fn sum(self, a: Self::F) -> f32;
     /// Largest lane.

@@ -107,6 +107,31 @@ impl Simd for Scalar {
         std::array::from_fn(|i| if a[i] < b[i] { x[i] } else { y[i] })
     }
     #[inline(always)]
+    fn round_bf16(self, a: V) -> V {
+        a.map(|x| {
+            let b = x.to_bits();
+            let rounded = b.wrapping_add(0x7fff + (b >> 16 & 1)) & 0xffff_0000;
+            f32::from_bits(if x.is_nan() { b | 0x0040_0000 } else { rounded })
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_pairs_ptr(self, p: *const u8) -> (V, V) {
+        // SAFETY: the caller promises 64 readable bytes; the read is unaligned.
+        let words = unsafe { p.cast::<[u32; LANES]>().read_unaligned() };
+        (
+            words.map(|w| f32::from_bits(w << 16)),
+            words.map(|w| f32::from_bits(w & 0xffff_0000)),
+        )
+    }
+    #[inline(always)]
+    unsafe fn store_u8_ptr(self, v: V, p: *mut u8) {
+        // SAFETY: the caller promises 16 writable bytes.
+        unsafe {
+            p.cast::<[u8; LANES]>()
+                .write_unaligned(self.round(v).map(|x| x as u8))
+        }
+    }
+    #[inline(always)]
     fn sum(self, a: V) -> f32 {
         let mut a = a;
         for half in [8, 4, 2, 1] {

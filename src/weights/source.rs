@@ -19,6 +19,24 @@ use crate::{Error, Result};
 /// The largest file that [`Source::read`] takes: the largest tokenizers are under 40 MB.
 pub const READ_LIMIT: u64 = 256 << 20;
 
+/// Files that stand beside a model's weights and configuration and say how texts become its input and what is made of its
+/// output: whoever writes the model anew copies them as they are.
+pub const COMPANIONS: &[&str] = &[
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+];
+
 /// Files embedded in the binary, by name.
 pub type Embedded = &'static [(&'static str, &'static [u8])];
 

@@ -23,10 +23,17 @@ fn changed(
     std::fs::write(dir.path().join("adapter_config.json"), config.to_string()).expect("written");
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
-        .map(|(name, shape, data)| (name, shape, data.iter().flat_map(|x| x.to_le_bytes()).collect()))
+        .map(|(name, shape, data)| {
+            (
+                name,
+                shape,
+                data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            )
+        })
         .collect();
     let views = bytes.iter().map(|(name, shape, data)| {
-        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), data);
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), data);
         (name.as_str(), view.expect("a tensor"))
     });
     let file = safetensors::serialize(views, None).expect("a file");
@@ -35,7 +42,9 @@ fn changed(
 }
 
 /// The message with which a changed copy of BERT's `mixed` is refused, at reading or at binding.
-fn refusal(change: impl FnOnce(&mut serde_json::Value, &mut Vec<(String, Vec<usize>, Vec<f32>)>)) -> String {
+fn refusal(
+    change: impl FnOnce(&mut serde_json::Value, &mut Vec<(String, Vec<usize>, Vec<f32>)>),
+) -> String {
     let golden = golden("bert");
     let dir = changed(&golden.adapter_dir("mixed"), change);
     let model = load(&golden.base());
@@ -55,7 +64,10 @@ fn drop_tensors(tensors: &mut Vec<(String, Vec<usize>, Vec<f32>)>, part: &str) {
 fn an_adapter_without_its_head_is_refused() {
     // The base's checkpoint has a classifier with as many labels, and it is not this adapter's.
     let why = refusal(|_, tensors| drop_tensors(tensors, "classifier"));
-    assert!(why.contains("no classification head") && why.contains("classifier.weight"), "{why}");
+    assert!(
+        why.contains("no classification head") && why.contains("classifier.weight"),
+        "{why}"
+    );
 }
 
 #[test]
@@ -73,8 +85,10 @@ fn half_a_pair_is_refused() {
 #[test]
 fn widths_of_another_base_are_refused() {
     let why = refusal(|_, tensors| {
-        let (name, shape, data) =
-            tensors.iter_mut().find(|(n, ..)| n.contains("layer.0.output.dense.lora_A")).expect("a tensor");
+        let (name, shape, data) = tensors
+            .iter_mut()
+            .find(|(n, ..)| n.contains("layer.0.output.dense.lora_A"))
+            .expect("a tensor");
         println!("{name}");
         shape[1] += 1;
         data.extend(vec![0.5; shape[0]]);
@@ -87,15 +101,24 @@ fn a_module_of_another_base_is_refused() {
     let why = refusal(|config, tensors| {
         let rename = |s: &str| s.replace("layer.0.output.dense", "layer.9.output.dense");
         *config = serde_json::from_str(&rename(&config.to_string())).expect("JSON");
-        tensors.iter_mut().for_each(|(name, ..)| *name = rename(name));
+        tensors
+            .iter_mut()
+            .for_each(|(name, ..)| *name = rename(name));
     });
-    assert!(why.contains("layer.9.output.dense") && why.contains("no linear of this base"), "{why}");
+    assert!(
+        why.contains("layer.9.output.dense") && why.contains("no linear of this base"),
+        "{why}"
+    );
 }
 
 #[test]
 fn an_unknown_tensor_is_refused() {
     let why = refusal(|_, tensors| {
-        tensors.push(("base_model.model.bert.mystery.weight".into(), vec![2], vec![1.0, 2.0]));
+        tensors.push((
+            "base_model.model.bert.mystery.weight".into(),
+            vec![2],
+            vec![1.0, 2.0],
+        ));
     });
     assert!(why.contains("mystery"), "{why}");
 }
@@ -116,8 +139,16 @@ fn dora_is_refused_by_name() {
 fn an_adapter_of_another_family_is_refused() {
     let (bert, roberta) = (golden("bert"), golden("roberta"));
     let adapter = Adapter::read(&roberta.adapter_dir("mixed")).expect("it reads");
-    let error = load(&bert.base()).bind("foreign", &adapter).expect_err("it does not fit");
-    assert!(matches!(error, Error::BaseMismatch { .. } | Error::Shape { .. } | Error::Tensors { .. }), "{error}");
+    let error = load(&bert.base())
+        .bind("foreign", &adapter)
+        .expect_err("it does not fit");
+    assert!(
+        matches!(
+            error,
+            Error::BaseMismatch { .. } | Error::Shape { .. } | Error::Tensors { .. }
+        ),
+        "{error}"
+    );
 }
 
 #[test]

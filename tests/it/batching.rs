@@ -6,12 +6,19 @@ use sorank::engine::{Admitted, Answer, Engine, Want};
 use crate::fixtures::{FAMILIES, admit, bits, golden, logits};
 
 fn in_threads<T: Send>(threads: usize, run: impl FnOnce() -> T + Send) -> T {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .expect("a pool");
     pool.install(run)
 }
 
 /// Every text for every classifier, and the bits of each row run alone on one thread.
-fn rows_and_bits(engine: &Engine, adapters: &[String], texts: &[(String, Option<String>)]) -> (Vec<Admitted>, Vec<Vec<u32>>) {
+fn rows_and_bits(
+    engine: &Engine,
+    adapters: &[String],
+    texts: &[(String, Option<String>)],
+) -> (Vec<Admitted>, Vec<Vec<u32>>) {
     let mut rows = admit(engine, None, Want::Classes, texts);
     for adapter in adapters {
         rows.extend(admit(engine, Some(adapter), Want::Classes, texts));
@@ -24,15 +31,11 @@ fn rows_and_bits(engine: &Engine, adapters: &[String], texts: &[(String, Option<
     (rows, alone)
 }
 
-fn classifiers(all: Vec<String>) -> Vec<String> {
-    all.into_iter().filter(|a| a != "embed").collect()
-}
-
 #[test]
 fn alone_equals_any_batch_order_budget_and_thread_count() {
     for family in FAMILIES {
         let golden = golden(family);
-        let adapters = classifiers(golden.adapters());
+        let adapters = golden.classifiers();
         for budget in [1, 60, 1 << 20] {
             let engine = golden.engine(budget);
             let (mut rows, mut alone) = rows_and_bits(&engine, &adapters, &golden.texts());
@@ -68,7 +71,12 @@ fn sixteen_adapters_in_one_batch_equal_sixteen_runs_of_one() {
     let mixed: Vec<Admitted> = golden
         .texts()
         .iter()
-        .flat_map(|text| names.iter().flat_map(|n| admit(&all, Some(n), Want::Classes, std::slice::from_ref(text))).collect::<Vec<_>>())
+        .flat_map(|text| {
+            names
+                .iter()
+                .flat_map(|n| admit(&all, Some(n), Want::Classes, std::slice::from_ref(text)))
+                .collect::<Vec<_>>()
+        })
         .collect();
     let mixed = all.run(&mixed);
     for (i, name) in names.iter().enumerate() {
@@ -77,7 +85,11 @@ fn sixteen_adapters_in_one_batch_equal_sixteen_runs_of_one() {
         crate::fixtures::add(&one, name, &golden.adapter_dir(name));
         let answers = one.run(&admit(&one, Some(name), Want::Classes, &golden.texts()));
         for (r, answer) in answers.iter().enumerate() {
-            assert_eq!(bits(logits(answer)), bits(logits(&mixed[r * 16 + i])), "{name} row {r}");
+            assert_eq!(
+                bits(logits(answer)),
+                bits(logits(&mixed[r * 16 + i])),
+                "{name} row {r}"
+            );
         }
     }
 }
@@ -105,7 +117,7 @@ proptest! {
             static SETUP: (Engine, Vec<Admitted>, Vec<Vec<u32>>) = {
                 let golden = golden("bert");
                 let engine = golden.engine(96);
-                let (rows, alone) = rows_and_bits(&engine, &classifiers(golden.adapters()), &golden.texts());
+                let (rows, alone) = rows_and_bits(&engine, &golden.classifiers(), &golden.texts());
                 (engine, rows, alone)
             };
         }

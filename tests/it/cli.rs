@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::fixtures::{PARITY, distance, golden, manifest_dir};
+use crate::fixtures::{PARITY, golden, manifest_dir};
 
 /// Runs `sorank` with `args`, feeding `stdin`; the cache is the test's own.
 fn sorank(args: &[&str], stdin: &str) -> Output {
@@ -23,7 +23,11 @@ fn sorank(args: &[&str], stdin: &str) -> Output {
         .spawn()
         .expect("the binary starts");
     // A command that fails early closes its stdin before it is written.
-    let _ = child.stdin.take().expect("a pipe").write_all(stdin.as_bytes());
+    let _ = child
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(stdin.as_bytes());
     child.wait_with_output().expect("it ends")
 }
 
@@ -37,7 +41,9 @@ fn lines(args: &[&str], stdin: &str) -> Vec<Value> {
 
 fn json(out: &Output) -> Vec<Value> {
     let text = String::from_utf8(out.stdout.clone()).expect("UTF-8");
-    text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
+    text.lines()
+        .map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}")))
+        .collect()
 }
 
 /// A run that must fail with `code`; its message.
@@ -49,7 +55,12 @@ fn fails(code: i32, args: &[&str], stdin: &str) -> String {
 }
 
 fn numbers(value: &Value) -> Vec<f32> {
-    value.as_array().expect("numbers").iter().map(|x| x.as_f64().expect("a number") as f32).collect()
+    value
+        .as_array()
+        .expect("numbers")
+        .iter()
+        .map(|x| x.as_f64().expect("a number") as f32)
+        .collect()
 }
 
 #[test]
@@ -68,11 +79,17 @@ fn the_built_in_model_answers_a_mixed_batch() {
         let scores = row["scores"].as_object().expect("scores");
         let total: f64 = scores.values().map(|s| s.as_f64().expect("a number")).sum();
         assert!((total - 1.0).abs() < 1e-5, "softmax sums to one: {row}");
-        assert_eq!(scores[row["label"].as_str().expect("a label")], row["score"]);
+        assert_eq!(
+            scores[row["label"].as_str().expect("a label")],
+            row["score"]
+        );
     }
     let adapters: std::collections::BTreeSet<&str> =
         rows.iter().filter_map(|r| r["adapter"].as_str()).collect();
-    assert_eq!(adapters.into_iter().collect::<Vec<_>>(), ["sentiment", "topic"]);
+    assert_eq!(
+        adapters.into_iter().collect::<Vec<_>>(),
+        ["sentiment", "topic"]
+    );
 }
 
 #[test]
@@ -92,15 +109,35 @@ fn classify_equals_peft_over_jsonl_on_stdin() {
             expected.push((r, name));
         }
     }
-    let (a, b, c, d) = (adapter("mixed"), adapter("qv2"), adapter("reg"), adapter("multi"));
+    let (a, b, c, d) = (
+        adapter("mixed"),
+        adapter("qv2"),
+        adapter("reg"),
+        adapter("multi"),
+    );
     let base = base.to_str().expect("UTF-8");
-    let args = ["classify", "--model", base, "--adapter", &a, "--adapter", &b, "--adapter", &c, "--adapter", &d, "--input", "-"];
+    let args = [
+        "classify",
+        "--model",
+        base,
+        "--adapter",
+        &a,
+        "--adapter",
+        &b,
+        "--adapter",
+        &c,
+        "--adapter",
+        &d,
+        "--input",
+        "-",
+    ];
     let rows = lines(&args, &input);
     assert_eq!(rows.len(), expected.len());
     for (row, (r, name)) in rows.iter().zip(&expected) {
         assert_eq!(row["adapter"], *name);
         let logits = numbers(&row["logits"]);
-        assert!(distance(&logits, golden.row(&format!("logits.{name}"), *r)) <= PARITY, "{row}");
+        let error = golden.distance(&format!("logits.{name}"), *r, &logits);
+        assert!(error <= PARITY, "{error:e}: {row}");
         match *name {
             "reg" => {
                 assert!(row.get("label").is_none() && row.get("scores").is_none());
@@ -109,13 +146,19 @@ fn classify_equals_peft_over_jsonl_on_stdin() {
             "multi" => {
                 for (label, score) in row["scores"].as_object().expect("scores") {
                     let labels = ["price", "service", "food", "place", "other"];
-                    let i = labels.iter().position(|l| l == label).expect("a known label");
+                    let i = labels
+                        .iter()
+                        .position(|l| l == label)
+                        .expect("a known label");
                     let sigmoid = 1.0 / (1.0 + (-logits[i]).exp());
                     assert!((score.as_f64().expect("a number") as f32 - sigmoid).abs() < 1e-6);
                 }
             }
             "qv2" => assert!(["no", "yes"].contains(&row["label"].as_str().expect("a label"))),
-            _ => assert!(["positive", "neutral", "negative"].contains(&row["label"].as_str().expect("a label"))),
+            _ => assert!(
+                ["positive", "neutral", "negative"]
+                    .contains(&row["label"].as_str().expect("a label"))
+            ),
         }
     }
 }
@@ -129,9 +172,24 @@ fn embed_takes_arguments_files_and_plain_stdin() {
     assert_eq!(from_args, lines(&["embed", "--input", "-"], &plain));
     let files = [
         ("rows.txt", plain.clone()),
-        ("rows.csv", format!("text,n\n{},1\n\"{}\",2\n", texts[0], texts[1].replace('"', "\"\""))),
-        ("rows.tsv", format!("n\ttext\n1\t{}\n2\t{}\n", texts[0], texts[1])),
-        ("rows.jsonl", texts.map(|t| serde_json::json!({ "text": t }).to_string()).join("\n")),
+        (
+            "rows.csv",
+            format!(
+                "text,n\n{},1\n\"{}\",2\n",
+                texts[0],
+                texts[1].replace('"', "\"\"")
+            ),
+        ),
+        (
+            "rows.tsv",
+            format!("n\ttext\n1\t{}\n2\t{}\n", texts[0], texts[1]),
+        ),
+        (
+            "rows.jsonl",
+            texts
+                .map(|t| serde_json::json!({ "text": t }).to_string())
+                .join("\n"),
+        ),
     ];
     for (name, content) in files {
         let path = dir.path().join(name);
@@ -153,7 +211,13 @@ fn a_bad_row_stops_with_its_line_or_is_reported_in_its_place() {
     assert_eq!(rows.len(), 3);
     assert_eq!(rows[1]["index"], 1);
     assert_eq!(rows[1]["line"], 2);
-    assert!(rows[1]["error"].as_str().is_some_and(|e| e.contains("text")), "{}", rows[1]);
+    assert!(
+        rows[1]["error"]
+            .as_str()
+            .is_some_and(|e| e.contains("text")),
+        "{}",
+        rows[1]
+    );
     assert_eq!(rows[2]["adapter"], "topic");
 }
 
@@ -192,22 +256,47 @@ fn a_text_that_is_too_long_is_refused_or_cut() {
 fn inspect_shows_bases_adapters_and_draws_ranks() {
     let out = sorank(&["inspect"], "");
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.status.success() && text.contains("sentiment") && text.contains("layers"), "{text}");
+    assert!(
+        out.status.success() && text.contains("sentiment") && text.contains("layers"),
+        "{text}"
+    );
     let golden = golden("bert");
     let dir = tempfile::tempdir().expect("a directory");
     let svg = dir.path().join("ranks.svg");
     let adapter = golden.adapter_dir("mixed");
-    let args = ["inspect", adapter.to_str().expect("UTF-8"), "--svg", svg.to_str().expect("UTF-8"), "--json"];
+    let args = [
+        "inspect",
+        adapter.to_str().expect("UTF-8"),
+        "--svg",
+        svg.to_str().expect("UTF-8"),
+        "--json",
+    ];
     let facts = &lines(&args, "")[0];
-    let total: u64 = facts["ranks"].as_array().expect("ranks").iter().map(|r| r["params"].as_u64().expect("a number")).sum();
+    let total: u64 = facts["ranks"]
+        .as_array()
+        .expect("ranks")
+        .iter()
+        .map(|r| r["params"].as_u64().expect("a number"))
+        .sum();
     assert_eq!(facts["parameters"], total);
-    assert!(std::fs::read_to_string(&svg).expect("drawn").starts_with("<svg"));
+    assert!(
+        std::fs::read_to_string(&svg)
+            .expect("drawn")
+            .starts_with("<svg")
+    );
 }
 
 #[test]
 fn help_teaches_and_completions_come() {
     let help = String::from_utf8_lossy(&sorank(&["--help"], "").stdout).into_owned();
-    for word in ["embed", "classify", "inspect", "merge", "Examples", "SORANK_CACHE"] {
+    for word in [
+        "embed",
+        "classify",
+        "inspect",
+        "merge",
+        "Examples",
+        "SORANK_CACHE",
+    ] {
         assert!(help.contains(word), "{word} in {help}");
     }
     assert!(!sorank(&["completions", "bash"], "").stdout.is_empty());

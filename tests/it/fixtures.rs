@@ -57,7 +57,10 @@ pub(crate) fn read_tensors(bytes: &[u8]) -> BTreeMap<String, (Vec<usize>, Vec<f3
     let file = safetensors::SafeTensors::deserialize(bytes).expect("a safetensors file");
     let read = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
         assert_eq!(view.dtype(), safetensors::Dtype::F32, "{name}");
-        let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let data = view
+            .data()
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         (name, (view.shape().to_vec(), data.collect()))
     };
     file.tensors().into_iter().map(read).collect()
@@ -80,7 +83,10 @@ pub(crate) fn engine(dir: &Path, max_batch_tokens: usize) -> Engine {
 /// Binds the adapter in `dir` under `name`.
 pub(crate) fn add(engine: &Engine, name: &str, dir: &Path) {
     let adapter = Adapter::read(dir).unwrap_or_else(|e| panic!("{e}"));
-    let task = engine.model().bind(name, &adapter).unwrap_or_else(|e| panic!("{e}"));
+    let task = engine
+        .model()
+        .bind(name, &adapter)
+        .unwrap_or_else(|e| panic!("{e}"));
     engine.registry().insert(name, task);
 }
 
@@ -98,7 +104,10 @@ impl Golden {
         fn walk(dir: &Path, prefix: &str, out: &mut Vec<String>) {
             for entry in std::fs::read_dir(dir).expect("adapters/") {
                 let path = entry.expect("adapters/").path();
-                let name = format!("{prefix}{}", path.file_name().expect("a name").to_string_lossy());
+                let name = format!(
+                    "{prefix}{}",
+                    path.file_name().expect("a name").to_string_lossy()
+                );
                 if path.join("adapter_config.json").exists() {
                     out.push(name);
                 } else if path.is_dir() {
@@ -110,6 +119,17 @@ impl Golden {
         walk(&self.dir.join("adapters"), "", &mut out);
         out.sort();
         out
+    }
+
+    /// Those that classify whole texts.
+    pub(crate) fn classifiers(&self) -> Vec<String> {
+        let classifies = |name: &String| {
+            let config = std::fs::read(self.adapter_dir(name).join("adapter_config.json"));
+            let config: serde_json::Value =
+                serde_json::from_slice(&config.expect("a configuration")).expect("JSON");
+            config["task_type"] == "SEQ_CLS"
+        };
+        self.adapters().into_iter().filter(classifies).collect()
     }
 
     /// The engine with every adapter of the fixture.
@@ -125,7 +145,9 @@ impl Golden {
     pub(crate) fn texts(&self) -> Vec<(String, Option<String>)> {
         let rows = self.index["texts"].as_array().expect("texts");
         let part = |row: &serde_json::Value, i: usize| row[i].as_str().map(str::to_owned);
-        rows.iter().map(|r| (part(r, 0).expect("a text"), part(r, 1))).collect()
+        rows.iter()
+            .map(|r| (part(r, 0).expect("a text"), part(r, 1)))
+            .collect()
     }
 
     pub(crate) fn numbers(&self, key: &str) -> Vec<Vec<u32>> {
@@ -133,11 +155,21 @@ impl Golden {
     }
 
     pub(crate) fn tensor(&self, name: &str) -> &(Vec<usize>, Vec<f32>) {
-        self.tensors.get(name).unwrap_or_else(|| panic!("golden tensor {name}"))
+        self.tensors
+            .get(name)
+            .unwrap_or_else(|| panic!("golden tensor {name}"))
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// Largest difference of `got` to row `r` of a golden matrix, over the largest value of the whole matrix: a
+    /// single logit may be near zero where its terms are not.
+    pub(crate) fn distance(&self, name: &str, r: usize, got: &[f32]) -> f32 {
+        let largest = |x: &[f32]| x.iter().fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
+        let want = self.row(name, r);
+        distance(got, want) * largest(want) / largest(&self.tensor(name).1)
     }
 
     /// Row `r` of a golden matrix.
@@ -148,10 +180,22 @@ impl Golden {
 }
 
 /// Admits every row for `adapter`.
-pub(crate) fn admit(engine: &Engine, adapter: Option<&str>, want: Want, rows: &[(String, Option<String>)]) -> Vec<Admitted> {
+pub(crate) fn admit(
+    engine: &Engine,
+    adapter: Option<&str>,
+    want: Want,
+    rows: &[(String, Option<String>)],
+) -> Vec<Admitted> {
     let row = |(text, pair): &(String, Option<String>)| {
-        let request = Request { text, pair: pair.as_deref(), adapter, want };
-        engine.admit(&request, Truncate::No).unwrap_or_else(|e| panic!("{e}"))
+        let request = Request {
+            text,
+            pair: pair.as_deref(),
+            adapter,
+            want,
+        };
+        engine
+            .admit(&request, Truncate::No)
+            .unwrap_or_else(|e| panic!("{e}"))
     };
     rows.iter().map(row).collect()
 }
@@ -176,7 +220,13 @@ pub(crate) fn embedding(answer: &Answer) -> &[f32] {
 pub(crate) fn distance(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
     let largest = want.iter().fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
-    let worst = got.iter().zip(want).map(|(a, b)| if a.is_finite() { (a - b).abs() } else { f32::INFINITY });
+    let worst = got.iter().zip(want).map(|(a, b)| {
+        if a.is_finite() {
+            (a - b).abs()
+        } else {
+            f32::INFINITY
+        }
+    });
     worst.fold(0.0, f32::max) / largest
 }
 

@@ -30,7 +30,8 @@ fn refusal(dir: &Path) -> String {
 
 fn edit_config(dir: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
     let path = dir.join("config.json");
-    let mut config = serde_json::from_slice(&std::fs::read(&path).expect("a configuration")).expect("JSON");
+    let mut config =
+        serde_json::from_slice(&std::fs::read(&path).expect("a configuration")).expect("JSON");
     edit(&mut config);
     std::fs::write(path, config.to_string()).expect("written");
 }
@@ -63,7 +64,10 @@ fn missing_and_unused_tensors_are_all_named() {
     assert!(why.contains("layer.3.output.dense.bias"), "{why}");
     edit_config(dir.path(), |c| c["num_hidden_layers"] = 2.into());
     let why = refusal(dir.path());
-    assert!(why.contains("unused") && why.contains("layer.2.output.dense.bias"), "{why}");
+    assert!(
+        why.contains("unused") && why.contains("layer.2.output.dense.bias"),
+        "{why}"
+    );
 }
 
 #[test]
@@ -71,7 +75,10 @@ fn a_tensor_of_another_shape_is_named_with_both_shapes() {
     let dir = copy();
     edit_config(dir.path(), |c| c["intermediate_size"] = 65.into());
     let why = refusal(dir.path());
-    assert!(why.contains("intermediate.dense") && why.contains("65") && why.contains("64"), "{why}");
+    assert!(
+        why.contains("intermediate.dense") && why.contains("65") && why.contains("64"),
+        "{why}"
+    );
 }
 
 #[test]

@@ -14,7 +14,10 @@ struct File {
 impl File {
     /// The text without comment lines.
     fn code(&self) -> String {
-        let code = self.text.lines().filter(|l| !l.trim_start().starts_with("//"));
+        let code = self
+            .text
+            .lines()
+            .filter(|l| !l.trim_start().starts_with("//"));
         code.collect::<Vec<_>>().join("\n")
     }
 
@@ -40,7 +43,11 @@ fn sources() -> Vec<File> {
     paths.sort();
     let read = |path: PathBuf| File {
         text: fs::read_to_string(&path).expect("sources are UTF-8"),
-        path: path.strip_prefix(&root).expect("under src").to_string_lossy().replace('\\', "/"),
+        path: path
+            .strip_prefix(&root)
+            .expect("under src")
+            .to_string_lossy()
+            .replace('\\', "/"),
     };
     paths.into_iter().map(read).collect()
 }
@@ -51,7 +58,11 @@ fn assert_none(rule: &str, offenders: Vec<String>) {
 }
 
 fn offenders(files: &[File], bad: impl Fn(&File) -> bool) -> Vec<String> {
-    files.iter().filter(|f| bad(f)).map(|f| f.path.clone()).collect()
+    files
+        .iter()
+        .filter(|f| bad(f))
+        .map(|f| f.path.clone())
+        .collect()
 }
 
 #[test]
@@ -67,13 +78,22 @@ fn arrows_point_down_only() {
         ("text", &["error"]),
         ("adapter/", &["mat", "error", "spec"]),
         ("embedded.rs", &["error", "weights", "adapter"]),
-        ("model/", &["simd", "mat", "error", "kernel", "weights", "spec", "adapter"]),
-        ("engine/", &["mat", "error", "kernel", "spec", "text", "model"]),
-        ("report/", &["error", "mat", "model", "adapter", "spec"]),
+        (
+            "model/",
+            &[
+                "simd", "mat", "error", "kernel", "weights", "spec", "adapter",
+            ],
+        ),
+        (
+            "engine/",
+            &["mat", "error", "kernel", "spec", "text", "model"],
+        ),
+        ("report/", &["error", "weights", "model", "adapter", "spec"]),
     ];
     let mut wrong = Vec::new();
     for file in sources() {
-        let Some((room, allowed)) = floors.iter().find(|(room, _)| file.path.starts_with(room)) else {
+        let Some((room, allowed)) = floors.iter().find(|(room, _)| file.path.starts_with(room))
+        else {
             continue;
         };
         let own = room.trim_end_matches(".rs").trim_end_matches('/');
@@ -84,12 +104,19 @@ fn arrows_point_down_only() {
             }
         }
     }
-    assert_none("arrows point down only (ARCHITECTURE.md, rooms and floors)", wrong);
+    assert_none(
+        "arrows point down only (ARCHITECTURE.md, rooms and floors)",
+        wrong,
+    );
 }
 
 /// The first segments of `crate::...` paths, `use crate::{...}` groups included.
 fn crate_paths(code: &str) -> Vec<String> {
-    let word = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let word = |s: &str| {
+        s.chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect::<String>()
+    };
     let mut out = Vec::new();
     for (at, _) in code.match_indices("crate::") {
         let rest = &code[at + "crate::".len()..];
@@ -116,20 +143,33 @@ fn crate_paths(code: &str) -> Vec<String> {
 
 #[test]
 fn kernels_do_no_io_and_know_no_models() {
-    let words = ["std::fs", "std::io", "std::net", "adapter::", "Task", "Adapter", "Tokenizer"];
-    let bad = |f: &File| f.path.starts_with("kernel/") && words.iter().any(|w| f.code().contains(w));
+    let words = [
+        "std::fs",
+        "std::io",
+        "std::net",
+        "adapter::",
+        "Task",
+        "Adapter",
+        "Tokenizer",
+    ];
+    let bad =
+        |f: &File| f.path.starts_with("kernel/") && words.iter().any(|w| f.code().contains(w));
     assert_none("kernel/ is pure math on views", offenders(&sources(), bad));
 }
 
 #[test]
 fn no_family_is_named_where_facts_decide() {
-    let families =
-        ["bert", "electra", "mpnet", "nomic", "gte_", "xlm", "bart", "minilm", "camem"];
+    let families = [
+        "bert", "electra", "mpnet", "nomic", "gte_", "xlm", "bart", "minilm", "camem",
+    ];
     let bad = |f: &File| {
         let code = f.code().to_lowercase();
         f.in_any(&["model/", "kernel/"]) && families.iter().any(|name| code.contains(name))
     };
-    assert_none("model/ and kernel/ branch on facts, never on a family's name", offenders(&sources(), bad));
+    assert_none(
+        "model/ and kernel/ branch on facts, never on a family's name",
+        offenders(&sources(), bad),
+    );
 }
 
 #[test]
@@ -137,16 +177,30 @@ fn instruction_levels_stay_in_their_rooms() {
     let bad = |f: &File| {
         let code = f.code();
         !f.in_any(&["simd/", "kernel/panel/"])
-            && ["target_feature", "is_x86_feature_detected", "core::arch", "std::arch"]
-                .iter()
-                .any(|w| code.contains(w))
+            && [
+                "target_feature",
+                "is_x86_feature_detected",
+                "core::arch",
+                "std::arch",
+            ]
+            .iter()
+            .any(|w| code.contains(w))
     };
-    assert_none("CPU features are for simd/ and kernel/panel/ only", offenders(&sources(), bad));
+    assert_none(
+        "CPU features are for simd/ and kernel/panel/ only",
+        offenders(&sources(), bad),
+    );
 }
 
 #[test]
 fn unsafe_stays_on_its_list() {
-    let allowed = ["simd/", "mat.rs", "kernel/panel/", "kernel/gemm.rs", "weights/"];
+    let allowed = [
+        "simd/",
+        "mat.rs",
+        "kernel/panel/",
+        "kernel/gemm.rs",
+        "weights/",
+    ];
     let bad = |f: &File| {
         let code = f.code();
         let has = ["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code)"];
@@ -158,9 +212,14 @@ fn unsafe_stays_on_its_list() {
 #[test]
 fn one_function_applies_weights() {
     let bad = |f: &File| {
-        f.path.starts_with("model/") && f.path != "model/linear.rs" && f.code().contains("Product {")
+        f.path.starts_with("model/")
+            && f.path != "model/linear.rs"
+            && f.code().contains("Product {")
     };
-    assert_none("Linear::forward alone applies a weight to activations", offenders(&sources(), bad));
+    assert_none(
+        "Linear::forward alone applies a weight to activations",
+        offenders(&sources(), bad),
+    );
 }
 
 #[test]
@@ -171,7 +230,11 @@ fn forward_cannot_fail() {
         for (at, _) in code.match_indices("fn forward") {
             let signature = code[at..].split('{').next().unwrap_or_default();
             if signature.contains("Result") {
-                wrong.push(format!("{}: {}", file.path, signature.lines().next().unwrap_or_default()));
+                wrong.push(format!(
+                    "{}: {}",
+                    file.path,
+                    signature.lines().next().unwrap_or_default()
+                ));
             }
         }
     }
@@ -183,9 +246,14 @@ fn the_core_is_synchronous() {
     let bad = |f: &File| {
         let code = f.code();
         !f.in_any(&["server/", "cli/"])
-            && ["tokio", "axum", "async fn"].iter().any(|w| code.contains(w))
+            && ["tokio", "axum", "async fn"]
+                .iter()
+                .any(|w| code.contains(w))
     };
-    assert_none("no tokio below server/ and cli/", offenders(&sources(), bad));
+    assert_none(
+        "no tokio below server/ and cli/",
+        offenders(&sources(), bad),
+    );
 }
 
 #[test]
@@ -195,7 +263,10 @@ fn engine_and_train_do_not_meet() {
         (f.path.starts_with("engine/") && code.contains("crate::train"))
             || (f.path.starts_with("train/") && code.contains("crate::engine"))
     };
-    assert_none("engine/ and train/ never import each other", offenders(&sources(), bad));
+    assert_none(
+        "engine/ and train/ never import each other",
+        offenders(&sources(), bad),
+    );
 }
 
 #[test]
@@ -205,10 +276,16 @@ fn files_are_small_and_say_what_they_are() {
     for file in sources() {
         let lines = file.text.lines().count();
         if lines > MOST_LINES {
-            wrong.push(format!("{}: {lines} lines, at most {MOST_LINES}", file.path));
+            wrong.push(format!(
+                "{}: {lines} lines, at most {MOST_LINES}",
+                file.path
+            ));
         }
         if !file.text.starts_with("//!") {
-            wrong.push(format!("{}: does not open with what it is (//!)", file.path));
+            wrong.push(format!(
+                "{}: does not open with what it is (//!)",
+                file.path
+            ));
         }
     }
     assert_none("a file is about one thing", wrong);

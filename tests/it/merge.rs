@@ -14,7 +14,11 @@ const MERGE_ROUNDING: f32 = 2e-5;
 
 fn hidden(model: &Model, task: &Task, ids: &[Vec<u32>]) -> Vec<f32> {
     let zeros = vec![0; 512];
-    let batch = Batch::pack(ids.iter().map(|ids| Sequence { ids, types: &zeros[..ids.len()], task: 0 }));
+    let batch = Batch::pack(ids.iter().map(|ids| Sequence {
+        ids,
+        types: &zeros[..ids.len()],
+        task: 0,
+    }));
     model.forward(&batch, &[task], &mut ()).as_slice().to_vec()
 }
 
@@ -33,10 +37,21 @@ fn merged_answers_are_near_and_unmerging_is_exact_a_hundred_times() {
             let unmerged = hidden(&model, &task, &ids);
             let merged = Merged::new(model, &task).expect("f32 merges");
             let got = hidden(merged.model(), merged.task(), &ids);
-            assert!(distance(&got, &unmerged) <= MERGE_ROUNDING, "{family} {name}: {:e}", distance(&got, &unmerged));
-            assert!(distance(&got, &bare) > 1e-2, "{family} {name}: merging changed nothing");
+            assert!(
+                distance(&got, &unmerged) <= MERGE_ROUNDING,
+                "{family} {name}: {:e}",
+                distance(&got, &unmerged)
+            );
+            assert!(
+                distance(&got, &bare) > 1e-2,
+                "{family} {name}: merging changed nothing"
+            );
             model = merged.unmerge().expect("pages drop");
-            assert_eq!(bits(&hidden(&model, &base, &ids)), bits(&bare), "{family}, cycle {cycle}");
+            assert_eq!(
+                bits(&hidden(&model, &base, &ids)),
+                bits(&bare),
+                "{family}, cycle {cycle}"
+            );
         }
     }
 }
@@ -64,7 +79,9 @@ fn a_merged_checkpoint_answers_as_base_and_adapter() {
             let dir = tempfile::tempdir().expect("a directory");
             let out = dir.path().join("merged");
             let adapter = Adapter::read(&golden.adapter_dir(name)).expect("an adapter");
-            load(&golden.base()).export_merged(&adapter, &out).expect("it is written");
+            load(&golden.base())
+                .export_merged(&adapter, &out)
+                .expect("it is written");
 
             let merged = engine(&out, 1 << 20);
             let apart = engine(&golden.base(), 1 << 20);
@@ -72,7 +89,12 @@ fn a_merged_checkpoint_answers_as_base_and_adapter() {
             let got = merged.run(&admit(&merged, None, Want::Classes, &texts));
             let want = apart.run(&admit(&apart, Some(name), Want::Classes, &texts));
             // Over all rows: a regression's single value may be near zero in one of them.
-            let all = |answers: &[Answer]| answers.iter().flat_map(|a| logits(a).to_vec()).collect::<Vec<_>>();
+            let all = |answers: &[Answer]| {
+                answers
+                    .iter()
+                    .flat_map(|a| logits(a).to_vec())
+                    .collect::<Vec<_>>()
+            };
             let error = distance(&all(&got), &all(&want));
             assert!(error <= MERGE_ROUNDING, "{family} {name}: {error:e}");
         }

@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
-use sorank::engine::{Engine, Want};
+use sorank::{
+    engine::{Engine, Request, Want},
+    text::Truncate,
+};
 
-use crate::fixtures::{admit, embedding, engine, manifest_dir, shared};
+use crate::fixtures::{embedding, engine, manifest_dir, shared};
 
 /// Largest difference of an L2-normed embedding to transformers'. Entries are around 0.05, f32 sums over 384 terms.
 const MOST: f32 = 2e-6;
@@ -14,13 +17,28 @@ fn column(path: &Path, row: usize, name: &str) -> String {
     let mut lines = text.lines();
     let header: Vec<&str> = lines.next().expect("a header").split('\t').collect();
     let at = header.iter().position(|h| *h == name).expect("the column");
-    lines.nth(row).expect("the row").split('\t').nth(at).expect("the field").to_owned()
+    lines
+        .nth(row)
+        .expect("the row")
+        .split('\t')
+        .nth(at)
+        .expect("the field")
+        .to_owned()
 }
 
 fn embed(engine: &Engine, texts: &[String]) -> Vec<Vec<f32>> {
-    let rows: Vec<_> = texts.iter().map(|t| (t.clone(), None)).collect();
-    let admitted = admit(engine, None, Want::Embedding, &rows);
-    engine.run(&admitted).iter().map(|a| embedding(a).to_vec()).collect()
+    let request = |text| Request {
+        text,
+        pair: None,
+        adapter: None,
+        want: Want::Embedding,
+    };
+    let requests: Vec<Request<'_>> = texts.iter().map(|t| request(t.as_str())).collect();
+    // One golden text is longer than the model takes.
+    let answers = engine.answer(&requests, Truncate::Right).into_iter();
+    answers
+        .map(|a| embedding(&a.unwrap_or_else(|e| panic!("{e}")).0).to_vec())
+        .collect()
 }
 
 fn golden() -> serde_json::Value {
@@ -30,7 +48,9 @@ fn golden() -> serde_json::Value {
 
 #[test]
 fn embeddings_equal_transformers() {
-    let (Some(model), Some(data)) = (shared("models/all-MiniLM-L6-v2"), shared("")) else { return };
+    let (Some(model), Some(data)) = (shared("models/all-MiniLM-L6-v2"), shared("")) else {
+        return;
+    };
     let engine = engine(&model, 2048);
     let golden = golden();
     let rows = golden["rows"].as_array().expect("rows");
@@ -38,7 +58,10 @@ fn embeddings_equal_transformers() {
         .iter()
         .map(|r| {
             let file = data.join(r["file"].as_str().expect("a file"));
-            let (row, join) = (r["row"].as_u64().expect("a row"), r["join"].as_u64().expect("how many"));
+            let (row, join) = (
+                r["row"].as_u64().expect("a row"),
+                r["join"].as_u64().expect("how many"),
+            );
             let name = r["column"].as_str().expect("a column");
             let texts = (row..row + join).map(|row| column(&file, row as usize, name));
             texts.collect::<Vec<_>>().join(" ")
@@ -48,9 +71,15 @@ fn embeddings_equal_transformers() {
     for (row, got) in rows.iter().zip(embed(&engine, &texts)) {
         let want: Vec<f32> = serde_json::from_value(row["embedding"].clone()).expect("numbers");
         assert_eq!(got.len(), want.len());
-        worst = got.iter().zip(&want).fold(worst, |m, (a, b)| m.max((a - b).abs()));
+        worst = got
+            .iter()
+            .zip(&want)
+            .fold(worst, |m, (a, b)| m.max((a - b).abs()));
     }
-    println!("largest difference to transformers over {} texts: {worst:e}", texts.len());
+    println!(
+        "largest difference to transformers over {} texts: {worst:e}",
+        texts.len()
+    );
     assert!(worst < MOST, "{worst:e}");
 }
 
@@ -84,7 +113,10 @@ fn pearson(a: &[f64], b: &[f64]) -> f64 {
 
 #[test]
 fn spearman_on_stsb_dev_equals_transformers() {
-    let (Some(model), Some(dev)) = (shared("models/all-MiniLM-L6-v2"), shared("data/glue/STS-B/dev.tsv")) else {
+    let (Some(model), Some(dev)) = (
+        shared("models/all-MiniLM-L6-v2"),
+        shared("data/glue/STS-B/dev.tsv"),
+    ) else {
         return;
     };
     let text = std::fs::read_to_string(dev).expect("dev.tsv");

@@ -37,7 +37,11 @@ fn every_layer_equals_transformers() {
         types.iter_mut().flatten().for_each(|t| *t = (*t).min(most));
         let rows: Vec<usize> =
             serde_json::from_value(golden.index["hidden_rows"].clone()).expect("hidden_rows");
-        let batch = Batch::pack(rows.iter().map(|&r| Sequence { ids: &ids[r], types: &types[r], task: 0 }));
+        let batch = Batch::pack(rows.iter().map(|&r| Sequence {
+            ids: &ids[r],
+            types: &types[r],
+            task: 0,
+        }));
         let mut recorder = Recorder::default();
         model.forward(&batch, &[&task], &mut recorder);
         let mut compared = 0;
@@ -51,11 +55,17 @@ fn every_layer_equals_transformers() {
                 let width = got.cols();
                 let got = &got.as_slice()[range.start * width..range.end * width];
                 let error = distance(got, &golden.tensor(&name).1);
-                assert!(error <= PARITY, "{family}: first wrong place is {name}: {error:e}");
+                assert!(
+                    error <= PARITY,
+                    "{family}: first wrong place is {name}: {error:e}"
+                );
                 compared += 1;
             }
         }
-        assert!(compared >= 2 * (model.spec().layers.len() + 1), "{family}: {compared} places compared");
+        assert!(
+            compared >= 2 * (model.spec().layers.len() + 1),
+            "{family}: {compared} places compared"
+        );
     }
 }
 
@@ -77,8 +87,7 @@ fn every_adapter_equals_peft_in_one_mixed_batch() {
         let golden = golden(family);
         let engine = golden.engine(1 << 20);
         let texts = golden.texts();
-        let classifiers: Vec<String> =
-            golden.adapters().into_iter().filter(|a| a != "embed").collect();
+        let classifiers = golden.classifiers();
         // Row by row the adapter changes: a batch as mixed as it can be.
         let mut rows = Vec::new();
         let mut wanted = Vec::new();
@@ -93,12 +102,18 @@ fn every_adapter_equals_peft_in_one_mixed_batch() {
         }
         let mut wrong = Vec::new();
         for (answer, (name, r)) in engine.run(&rows).iter().zip(&wanted) {
-            let error = distance(logits(answer), golden.row(name, *r));
+            let error = golden.distance(name, *r, logits(answer));
             if error > PARITY {
                 wrong.push(format!("{family} {name} row {r}: {error:e}"));
             }
         }
-        assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), wanted.len(), wrong.join("\n"));
+        assert!(
+            wrong.is_empty(),
+            "{} of {}:\n{}",
+            wrong.len(),
+            wanted.len(),
+            wrong.join("\n")
+        );
     }
 }
 
@@ -111,7 +126,7 @@ fn embeddings_equal_peft() {
         for (adapter, name) in [(None, "base"), (Some("embed"), "embed")] {
             let rows = admit(&engine, adapter, Want::Embedding, &texts);
             for (r, answer) in engine.run(&rows).iter().enumerate() {
-                let error = distance(embedding(answer), golden.row(&format!("pooled.{name}.mean"), r));
+                let error = golden.distance(&format!("pooled.{name}.mean"), r, embedding(answer));
                 assert!(error <= PARITY, "{family} {name} row {r}: {error:e}");
             }
         }

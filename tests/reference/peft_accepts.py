@@ -6,7 +6,7 @@
 1. peft saves adapters of every kind over tiny random models (nothing is downloaded).
 2. sorank reads each and writes it again, baked (an ignored test does this: `rewrites_adapters_for_peft`).
 3. peft loads what sorank wrote: every scaling must be 1.0, no tensor missing or unexpected, and the logits those of
-   the original adapter.
+   the original adapter. The same for what sorank pruned to rank 1, whose products must be torch's.
 
 The fixtures are the adapters of step 1 with what peft itself computes from them (`expected.json`), so that
 `cargo test` can hold the reader against peft without Python.
@@ -27,8 +27,9 @@ import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import _ExcludedModule
 from transformers import (
-    BertConfig, BertForSequenceClassification, DebertaV2Config, DebertaV2ForTokenClassification,
-    DistilBertConfig, DistilBertForSequenceClassification, ModernBertConfig, ModernBertModel,
+    BertConfig, BertForSequenceClassification, BertModel, DebertaV2Config, DebertaV2ForTokenClassification,
+    DistilBertConfig, DistilBertForSequenceClassification, ModernBertConfig, ModernBertForSequenceClassification,
+    ModernBertModel,
     RobertaConfig, RobertaForSequenceClassification, logging,
 )
 
@@ -40,6 +41,8 @@ SMALL = dict(vocab_size=40, hidden_size=8, num_hidden_layers=2, num_attention_he
              max_position_embeddings=20, pad_token_id=0)
 # Rounding: baking multiplies B by the scale in f32 before the product instead of after it.
 LOGITS_TOLERANCE = 1e-5
+# Rounding of the factors to f32, times the condition of the largest singular vector.
+PRODUCT_TOLERANCE = 1e-5
 
 
 def bert():
@@ -65,6 +68,15 @@ def modernbert():
     return ModernBertModel(ModernBertConfig(**SMALL, global_attn_every_n_layers=2, local_attention=4))
 
 
+def modernbert_classifier():
+    return ModernBertForSequenceClassification(ModernBertConfig(
+        **SMALL, global_attn_every_n_layers=2, local_attention=4, num_labels=4))
+
+
+def bert_bare():
+    return BertModel(BertConfig(**SMALL))
+
+
 # name: (model, adapter configuration, storage type)
 CASES = {
     "bert_patterns": (bert, LoraConfig(
@@ -85,6 +97,10 @@ CASES = {
     "modernbert_exclude": (modernbert, LoraConfig(
         task_type="FEATURE_EXTRACTION", r=2, lora_alpha=2, target_modules="all-linear",
         exclude_modules=["layers.0.attn.Wqkv", "Wi"], init_lora_weights="gaussian"), None),
+    "modernbert_head": (modernbert_classifier, LoraConfig(
+        task_type="SEQ_CLS", r=2, lora_alpha=3, target_modules=["Wqkv", "Wo"], modules_to_save=["head", "classifier"]), None),
+    "bert_bare_pooler": (bert_bare, LoraConfig(
+        task_type="FEATURE_EXTRACTION", r=2, lora_alpha=3, target_modules=["query"], modules_to_save=["pooler"]), None),
     "bert_no_task": (bert, LoraConfig(
         r=2, lora_alpha=1, target_modules=["key"], layers_to_transform=0), None),
     "bert_adalora": (bert, AdaLoraConfig(
@@ -223,6 +239,31 @@ def matching(out, cases=160):
     (out / "matching.json").write_text(f'{{"paths": {json.dumps(PATHS)},\n "cases": [\n{lines}\n ]}}\n')
 
 
+def load(name, directory):
+    """What peft makes of a directory: without a word, and at scaling 1.0 everywhere."""
+    with warnings.catch_warnings(record=True) as said:  # peft only warns of missing keys
+        warnings.simplefilter("always")
+        loaded = PeftModel.from_pretrained(base(name), directory).eval()
+    said = [str(w.message) for w in said if not issubclass(w.category, FutureWarning)]
+    assert not said, (name, said)
+    scalings = {m.scaling["default"] for m in sites(loaded).values()}
+    assert scalings == {1.0}, (name, scalings)
+    return loaded
+
+
+def best_of_rank_one(adapted, pruned):
+    """The largest difference, relative to the product, between pruned products and the best ones of rank 1."""
+    worst, found = 0.0, sites(pruned)
+    for module, m in sites(adapted).items():
+        u, s, v = torch.linalg.svd(m.get_delta_weight("default").double())
+        if s[0] == 0:
+            assert module not in found
+            continue
+        best = s[0] * torch.outer(u[:, 0], v[0])
+        worst = max(worst, ((found[module].get_delta_weight("default") - best).norm() / s[0]).item())
+    return worst
+
+
 def check():
     with tempfile.TemporaryDirectory() as scratch:
         before, after = Path(scratch) / "peft", Path(scratch) / "sorank"
@@ -235,17 +276,14 @@ def check():
             wanted = answer(adapted)
             with adapted.disable_adapter():
                 effect = ((answer(adapted) - wanted).abs().max() / wanted.abs().max()).item()
-            with warnings.catch_warnings(record=True) as said:  # peft only warns of missing keys
-                warnings.simplefilter("always")
-                loaded = PeftModel.from_pretrained(base(name), after / name).eval()
-            said = [str(w.message) for w in said if not issubclass(w.category, FutureWarning)]
-            assert not said, (name, said)
-            scalings = {m.scaling["default"] for m in sites(loaded).values()}
-            assert scalings == {1.0}, (name, scalings)
+            loaded = load(name, after / name)
             difference = ((answer(loaded) - wanted).abs().max() / wanted.abs().max()).item()
             ranks = sorted(m.r["default"] for m in sites(loaded).values())
             print(f"{name:28} {len(ranks):3} modules, ranks {ranks}, scaling 1.0: "
                   f"the adapter moves the logits by {effect:.0e}, sorank's writing of it by {difference:.0e}")
+            prunings = best_of_rank_one(adapted, load(name, after / "pruned" / name))
+            print(f"{'':28} pruned to rank 1: products within {prunings:.0e} of torch's SVD")
+            assert prunings < PRODUCT_TOLERANCE, (name, prunings)
             assert effect > 1e-3 and difference < LOGITS_TOLERANCE, (name, effect, difference)
 
 

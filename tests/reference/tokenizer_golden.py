@@ -1,9 +1,12 @@
-"""Writes tokenizer_golden.json: what `transformers` makes of some hundred odd texts.
+"""Writes tokenizer_golden.json: what `transformers` makes of some hundred odd texts; and two small SentencePiece models.
 
     python tests/reference/tokenizer_golden.py ../shared
 
-needs transformers (5.x) and the tokenizer files of ../shared/tokenizers. The texts are made here (no data set's);
-ids are kept in full, offsets, word ids, types and special masks as one FNV-1a hash a row.
+needs transformers (5.x), sentencepiece and the tokenizer files of ../shared/tokenizers. The texts are made here (no
+data set's); ids are kept in full, offsets, word ids, types and special masks as one FNV-1a hash a row.
+
+DeBERTa's reference is transformers' own converter of spm.model, which has the model's character map; the class of 5.x,
+given spm.model, leaves the map out, unlike the model's training and every tokenizer.json that 4.x wrote.
 """
 import json
 import os
@@ -12,7 +15,11 @@ import shutil
 import sys
 import tempfile
 
-from transformers import BertTokenizer, DebertaV2Tokenizer, RobertaTokenizer
+import sentencepiece
+from transformers import BertTokenizer, MPNetTokenizer, PreTrainedTokenizerFast, RobertaTokenizer, XLMRobertaTokenizer
+from transformers.convert_slow_tokenizer import DebertaV2Converter
+
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 TEXTS = [
     "", " ", "   ", "\t", "\n", "a", "A", ".", "Hello, world!", "hello   world", "  leading and trailing  ",
@@ -76,6 +83,44 @@ def row(tok, text, pair=None, **kw):
     return [enc.ids, fnv(flat)]
 
 
+def deberta(spm):
+    """transformers' converter of DeBERTa's spm.model, with the special tokens that its class adds."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=spm)
+
+    class Original:
+        vocab_file, split_by_punct, do_lower_case, add_prefix_space = spm, False, False, True
+
+        def convert_tokens_to_ids(self, token):
+            return pieces.piece_to_id(token)
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=DebertaV2Converter(Original()).converted(),
+        cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]", pad_token="[PAD]", mask_token="[MASK]",
+    )
+
+
+def small_model(name, **special):
+    """A SentencePiece model of a few hundred pieces with a character map of four rules."""
+    rules = tempfile.NamedTemporaryFile("w", suffix=".tsv", delete=False)
+    for old, new in [("\uff21", "A"), ("\ufb01", "fi"), ("\u00a0", " "), ("\u200b", ""), ("\t", " "), ("\n", " "), ("\u3000", " ")]:
+        rules.write(" ".join(f"{ord(c):X}" for c in old) + "\t" + " ".join(f"{ord(c):X}" for c in new) + "\n")
+    rules.close()
+    path = os.path.join(HERE, name)
+    with open(path, "wb") as f:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(t for t in made(3000, 3) if t.isascii() and t.strip()), model_writer=f, vocab_size=400, model_type="unigram",
+            hard_vocab_limit=False, normalization_rule_tsv=rules.name, user_defined_symbols=["<user>"], num_threads=1,
+            character_coverage=1.0, minloglevel=2, **special,
+        )
+    return path
+
+
+def small_xlm(spm):
+    d = tempfile.mkdtemp()
+    shutil.copy(spm, os.path.join(d, "sentencepiece.bpe.model"))
+    return XLMRobertaTokenizer.from_pretrained(d)
+
+
 def main(shared):
     tokenizers = os.path.join(shared, "tokenizers")
     bert, roberta = os.path.join(tokenizers, "bert-base-uncased"), os.path.join(tokenizers, "roberta-base")
@@ -95,9 +140,15 @@ def main(shared):
         "bert-unsplit": old(bert, ["vocab.txt"], {"tokenize_chinese_chars": False}, BertTokenizer),
         "roberta": (RobertaTokenizer.from_pretrained(roberta), None),
         "roberta-prefix": old(roberta, ["vocab.json", "merges.txt", "special_tokens_map.json"], {"add_prefix_space": True}, RobertaTokenizer),
-        "deberta": old(os.path.join(tokenizers, "deberta-v3"), ["spm.model"], {}, DebertaV2Tokenizer),
+        "mpnet": old(bert, ["vocab.txt"], {
+            "tokenizer_class": "MPNetTokenizer", "cls_token": "[CLS]", "sep_token": "[SEP]", "bos_token": "[CLS]",
+            "eos_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}, MPNetTokenizer),
+        "deberta": (deberta(os.path.join(tokenizers, "deberta-v3", "spm.model")), None),
+        "small-deberta": (deberta(small_model("small-deberta.spm.model", pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]",
+                                              bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]")), None),
+        "small-xlm": (small_xlm(small_model("small-xlm.spm.model")), None),
     }
-    texts = TEXTS + made(160, 7)
+    texts = TEXTS + ["a <user> symbol<user>\u00a0\uff21\ufb01x\u3000\u200b."] + made(160, 7)
     rng = random.Random(11)
     pairs = [(rng.randrange(len(texts)), rng.randrange(len(texts))) for _ in range(40)]
     cuts = []  # first, second or -1, max, side
@@ -106,9 +157,9 @@ def main(shared):
         cuts.append([i, j if rng.random() < 0.7 else -1, rng.choice([4, 5, 6, 7, 8, 9, 12, 15, 16, 31]), rng.choice(["right", "left"])])
     out = {"texts": texts, "pairs": pairs, "cuts": cuts, "tokenizers": {}}
     for name, (tok, config) in entries.items():
-        full = name in ("bert", "roberta", "deberta")
-        got = {"config": config, "single": [row(tok, t) for t in (texts if full else texts[: len(TEXTS)])]}
-        if full:
+        full = name in ("bert", "roberta", "deberta", "small-xlm")
+        got = {"config": config, "single": [row(tok, t) for t in (texts if full else texts[: len(TEXTS) + 1])]}
+        if full or name == "mpnet":
             got["pairs"] = [row(tok, texts[i], texts[j]) for i, j in pairs]
             got["cuts"] = []
             for i, j, n, side in cuts:
@@ -116,7 +167,7 @@ def main(shared):
                 got["cuts"].append(row(tok, texts[i], texts[j] if j >= 0 else None, truncation=True, max_length=n))
             tok.truncation_side = "right"
         out["tokenizers"][name] = got
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokenizer_golden.json")
+    path = os.path.join(HERE, "tokenizer_golden.json")
     with open(path, "w", encoding="utf-8") as f:
         # One row a line: a change shows where it is.
         f.write('{\n"texts": [\n' + ",\n".join(json.dumps(t) for t in out["texts"]) + "\n],\n")

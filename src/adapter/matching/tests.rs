@@ -1,3 +1,5 @@
+//! Target rules, held against what PEFT answers.
+
 use super::*;
 
 fn expression(p: &str) -> Result<Targets, String> {

@@ -1,3 +1,5 @@
+//! Written adapters read back as they were, whole or not at all.
+
 use std::collections::BTreeMap;
 
 use super::*;
@@ -235,6 +237,10 @@ fn rewrites_adapters_for_peft() {
         if entry.file_type().unwrap().is_dir() {
             let adapter = Adapter::read(&entry.path()).unwrap();
             adapter.write(&output.join(entry.file_name())).unwrap();
+            let (pruned, _) = adapter.prune(crate::adapter::Keep::Rank(1)).unwrap();
+            pruned
+                .write(&output.join("pruned").join(entry.file_name()))
+                .unwrap();
         }
     }
 }

@@ -48,8 +48,9 @@ impl Table {
                 "text_pair" => &mut text_pair,
                 "adapter" => &mut adapter,
                 other => {
-                    let why = format!("unknown column {other:?}; known: {KNOWN}");
-                    return Err(lines.error_at(header.line, why));
+                    // Tables carry labels and ids along; a JSONL key that is not known is a typo more often.
+                    tracing::warn!("column {other:?} is not read; those that are: {KNOWN}");
+                    continue;
                 }
             };
             if column.replace(i).is_some() {

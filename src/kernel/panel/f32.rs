@@ -1,13 +1,7 @@
 //! `f32` weights: a step of K is one `f32` a column, a dot is one multiply-add, at every level.
 
-use super::{
-    Product,
-    tile::{Dot, Low, Rows, drive, peak},
-};
-use crate::{
-    mat::MatMut,
-    simd::{self, Kernel, Level, Simd},
-};
+use super::tile::{Dot, Job};
+use crate::simd::{self, Kernel, Level, Simd};
 
 /// Multiply-adds of `f32`, fused where the level can.
 #[derive(Clone, Copy)]
@@ -18,6 +12,7 @@ impl<S: Simd> Dot for Fma<S> {
     type Acc = S::F;
     type W = S::F;
     type X = S::F;
+    const K_STEP: usize = 1;
     const X_STEP: usize = 4;
 
     #[inline(always)]
@@ -49,44 +44,19 @@ impl<S: Simd> Dot for Fma<S> {
     }
 }
 
-/// The product with `f32` weights; shapes were checked.
-pub(super) fn product(level: Level, product: &Product<'_>, low: Low<'_>, y: MatMut<'_>) {
-    simd::run_at(level, Run { product, low, y });
-}
-
-struct Run<'a> {
-    product: &'a Product<'a>,
-    low: Low<'a>,
-    y: MatMut<'a>,
-}
-
-impl Kernel for Run<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        // SAFETY: `x` has k columns, and the shapes were checked.
-        unsafe {
-            drive(
-                Fma(s),
-                Fma(s),
-                Rows::of(self.product.x),
-                self.product,
-                self.low,
-                self.y,
-            )
-        }
-    }
-}
-
-/// See [`super::peak`].
-pub(super) fn peak_at(level: Level, rounds: usize) -> u64 {
-    struct Peak(usize);
-    impl Kernel for Peak {
+/// Runs `job` with `f32` weights.
+///
+/// # Safety
+/// As [`Job::run`]; rows are `f32`.
+pub(super) unsafe fn run(level: Level, job: Job<'_>) -> u64 {
+    struct Run<'a>(Job<'a>);
+    impl Kernel for Run<'_> {
         type Out = u64;
         #[inline(always)]
         fn run<S: Simd>(self, s: S) -> u64 {
-            peak(Fma(s), self.0, 2 * 16)
+            // SAFETY: the promise of the function around.
+            unsafe { self.0.run(Fma(s), Fma(s)) }
         }
     }
-    simd::run_at(level, Peak(rounds))
+    simd::run_at(level, Run(job))
 }

@@ -20,15 +20,18 @@
 //! Not here: products of two activations (see `kernel::gemm`), threads, files.
 #![allow(unsafe_code)] // micro-kernels work on addresses; shapes are asserted once per product
 
+mod bf16;
 mod f32;
+mod int8;
 mod owned;
 mod pack;
+mod scratch;
 mod tile;
 mod words;
 
 use std::{cell::Cell, ops::Range};
 
-use tile::Low;
+use tile::{Job, Low, Rows};
 
 pub use owned::OwnedPanels;
 pub use pack::{add_to, pack, unpack};
@@ -156,9 +159,14 @@ impl<'a> Panels<'a> {
             .min(shape.n)
             .saturating_sub(range.start * WIDTH);
         // Without the last panel nothing is tight: neither its steps nor the spare bytes are part.
-        let tight = shape.tight && range.end == panels;
+        let tight = shape.tight && range.end == panels && !range.is_empty();
         let part = PanelShape { n, tight, ..shape };
-        let bytes = &self.bytes[range.start * shape.panel_bytes()..];
+        let start = if range.is_empty() {
+            0
+        } else {
+            range.start * shape.panel_bytes()
+        };
+        let bytes = &self.bytes[start..];
         Panels {
             bytes: &bytes[..part.bytes()],
             shape: part,
@@ -261,20 +269,59 @@ impl Product<'_> {
         }
     }
 
-    fn dispatch(self, level: Level, low: Low<'_>, y: MatMut<'_>) {
-        match self.w.shape.precision {
-            Precision::F32 => f32::product(level, &self, low, y),
-            _ => todo!(),
-        }
+    fn dispatch(&self, level: Level, low: Low<'_>, y: MatMut<'_>) {
+        let (product, x) = (self, self.x);
+        // SAFETY: `into_at` checked the shapes, and each precision makes the rows that its dots read.
+        unsafe {
+            match self.w.shape.precision {
+                Precision::F32 => f32::run(
+                    level,
+                    Job::Product {
+                        product,
+                        low,
+                        rows: Rows::of(x),
+                        y,
+                    },
+                ),
+                Precision::Bf16 => bf16::with_rows(level, x, |rows| {
+                    bf16::run(
+                        level,
+                        Job::Product {
+                            product,
+                            low,
+                            rows,
+                            y,
+                        },
+                    )
+                }),
+                Precision::Int8 => int8::with_rows(level, x, |quantised| {
+                    let rows = quantised.rows;
+                    int8::run(
+                        level,
+                        Some(quantised),
+                        Job::Product {
+                            product,
+                            low,
+                            rows,
+                            y,
+                        },
+                    )
+                }),
+            }
+        };
     }
 }
 
 /// Multiplies and adds `rounds` times a tile of registers, touching no memory, and returns the number of
 /// operations: timed, it gives the peak that a product at `level` is measured against.
 pub fn peak(level: Level, precision: Precision, rounds: usize) -> u64 {
-    match precision {
-        Precision::F32 => f32::peak_at(level, rounds),
-        _ => todo!(),
+    // SAFETY: a peak reads no operand.
+    unsafe {
+        match precision {
+            Precision::F32 => f32::run(level, Job::Peak(rounds)),
+            Precision::Bf16 => bf16::run(level, Job::Peak(rounds)),
+            Precision::Int8 => int8::run(level, None, Job::Peak(rounds)),
+        }
     }
 }
 

@@ -20,7 +20,12 @@ pub struct OwnedPanels {
 impl OwnedPanels {
     /// Packs `w [n x k]`; `tight` as in [`PanelShape`].
     pub fn pack(w: Mat<'_>, precision: Precision, tight: bool) -> Self {
-        let shape = PanelShape { n: w.rows(), k: w.cols(), precision, tight };
+        let shape = PanelShape {
+            n: w.rows(),
+            k: w.cols(),
+            precision,
+            tight,
+        };
         let mut lines = vec![Line([0; 64]); shape.bytes().div_ceil(64)];
         // SAFETY: `Line` is 64 plain bytes without padding, so a slice of lines is a slice of bytes.
         let bytes = unsafe {

@@ -27,7 +27,7 @@ use crate::{
 
 /// How one step of K is multiplied at one level. Everything is inlined into the level's trampoline.
 pub(super) trait Dot: Copy {
-    /// Vectors of the epilogue, and the size of the register tile.
+    /// Vectors of the epilogue.
     type S: Simd;
     /// Sixteen sums in the making.
     type Acc: Copy;
@@ -35,8 +35,12 @@ pub(super) trait Dot: Copy {
     type W: Copy;
     /// A step of a row, in all lanes.
     type X: Copy;
+    /// Elements of K a step.
+    const K_STEP: usize;
     /// Bytes of a row a step.
     const X_STEP: usize;
+    /// Rows and panels of the register tile, at most the level's.
+    const TILE: (usize, usize) = (Self::S::TILE_ROWS, Self::S::TILE_PANELS);
 
     /// The level's vectors.
     fn simd(self) -> Self::S;
@@ -182,7 +186,7 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
     }
 }
 
-/// [`tile`] with `r` rows, `r <= TILE_ROWS`.
+/// [`tile`] with `r` rows, `r <= TILE.0`.
 ///
 /// # Safety
 /// As [`tile`].
@@ -196,7 +200,7 @@ unsafe fn tile_rows<D: Dot, const P: usize>(
     place: Place,
     ahead: *const u8,
 ) {
-    let most = D::S::TILE_ROWS;
+    let most = D::TILE.0;
     // SAFETY: the caller's promise, word for word.
     unsafe {
         match r {
@@ -213,7 +217,7 @@ unsafe fn tile_rows<D: Dot, const P: usize>(
     }
 }
 
-/// [`tile_rows`] with `p` panels, `p <= TILE_PANELS`.
+/// [`tile_rows`] with `p` panels, `p <= TILE.1`.
 ///
 /// # Safety
 /// As [`tile`].
@@ -227,7 +231,7 @@ unsafe fn tile_any<D: Dot>(
     place: Place,
     ahead: *const u8,
 ) {
-    let most = D::S::TILE_PANELS;
+    let most = D::TILE.1;
     // SAFETY: the caller's promise, word for word.
     unsafe {
         match p {
@@ -282,6 +286,43 @@ unsafe fn finish<S: Simd>(
     }
 }
 
+/// What runs inside a level: a whole product, or the peak of its arithmetic.
+pub(super) enum Job<'a> {
+    /// `product` into `y`; `rows` are its activations as the level's [`Dot`] reads them.
+    Product {
+        product: &'a Product<'a>,
+        low: Low<'a>,
+        rows: Rows,
+        y: MatMut<'a>,
+    },
+    /// So many rounds of [`peak`].
+    Peak(usize),
+}
+
+impl Job<'_> {
+    /// Does the job with `d` (low-rank parts with `fma`), and returns the operations of a peak.
+    ///
+    /// # Safety
+    /// `rows` holds `y.rows()` rows of the weight's steps. The shapes of `product`, `low` and `y` agree. The
+    /// caller's target features include those of `d`.
+    #[inline(always)]
+    pub(super) unsafe fn run<D: Dot, L: Dot<S = D::S>>(self, d: D, fma: L) -> u64 {
+        match self {
+            Job::Product {
+                product,
+                low,
+                rows,
+                y,
+            } => {
+                // SAFETY: the caller's promise.
+                unsafe { drive(d, fma, rows, product, low, y) };
+                0
+            }
+            Job::Peak(rounds) => peak(d, rounds),
+        }
+    }
+}
+
 /// The whole product: every group of panels, every tile of rows.
 ///
 /// `rows` are the activations as `d` reads them; `fma` multiplies the low-rank part.
@@ -289,7 +330,7 @@ unsafe fn finish<S: Simd>(
 /// # Safety
 /// `rows` holds `y.rows()` rows of the weight's steps. The shapes of `product`, `low` and `y` agree.
 #[inline(always)]
-pub(super) unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
+unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
     d: D,
     fma: L,
     rows: Rows,
@@ -301,7 +342,7 @@ pub(super) unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
     let s = d.simd();
     let Product { w, init, .. } = *product;
     let (out, out_stride) = (y.as_mut_ptr(), y.stride());
-    let (most_rows, most_panels) = (D::S::TILE_ROWS, D::S::TILE_PANELS);
+    let (most_rows, most_panels) = D::TILE;
     let shape = w.shape;
     let whole = shape.n / WIDTH; // panels with 16 columns; the ragged one passes through `edge`
     let zeros = [0.0f32; WIDTH * MOST];
@@ -393,10 +434,10 @@ const _: () = {
 /// Runs `rounds` steps of 24 independent chains with nothing but registers, and returns the multiplications and
 /// additions that were done: what the arithmetic units can do at most.
 #[inline(always)]
-pub(super) fn peak<D: Dot>(d: D, rounds: usize, ops_a_step: usize) -> u64 {
+fn peak<D: Dot>(d: D, rounds: usize) -> u64 {
     let bytes = std::hint::black_box([0x01u8; 128]);
     let sums = [0.0f32; WIDTH];
-    let chains = D::S::TILE_ROWS * D::S::TILE_PANELS;
+    let chains = D::TILE.0 * D::TILE.1;
     // SAFETY: the arrays are as long as a header, a step and a vector.
     unsafe {
         let (x, w) = (d.splat(bytes.as_ptr()), d.load(bytes.as_ptr()));
@@ -413,5 +454,5 @@ pub(super) fn peak<D: Dot>(d: D, rounds: usize, ops_a_step: usize) -> u64 {
             std::hint::black_box(d.simd().sum(sum));
         }
     }
-    (rounds * chains * ops_a_step) as u64
+    (rounds * chains * WIDTH * D::K_STEP * 2) as u64
 }

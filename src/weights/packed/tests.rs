@@ -1,4 +1,4 @@
-//! The mapping: merges and their undoing, the cache, several processes, kills.
+//! The packed file: built, found, damaged, merged into, restored, forked, raced for.
 
 use std::{
     cell::{Cell, RefCell},

@@ -1,4 +1,4 @@
-//! The form of the packed file: alignment, checksums, what it serves, a full disk.
+//! The form of a packed file, whole and damaged.
 
 use std::io::Cursor;
 

@@ -1,4 +1,4 @@
-//! What a checkpoint may and may not be: types, shards, broken and hostile files.
+//! Checkpoints: good ones, and every way a file can lie.
 
 use std::path::PathBuf;
 

@@ -1,0 +1,485 @@
+//! `i8` weights: a step of K is a quad a column; activations are quantised row by row, sums are exact in `i32`.
+//!
+//! Weights: one scale a column, `w = scale_c q`, `q` in -127..=127. Activations: one scale and one zero point a row,
+//! `x = scale_r (q - zero)`, `q` in 0..=255. Asymmetric, because what follows a GELU lies in -0.17..max: a range
+//! around zero would waste most of a bit there, and the zero point costs one multiplication a column and row:
+//!
+//! `sum x w = scale_r scale_c (sum q_x q_w - zero sum q_w)`
+//!
+//! where the sums of `q_w` stand in the panel's header. The bracket is exact in `i32` at every level, so
+//! levels differ by their quantisation and epilogue alone (AVX2 and AVX-512 not at all).
+//!
+//! With AVX512-VNNI a dot is one VPDPBUSD. AVX2 has VPMADDUBSW, whose sums of two saturate at 16 bits; so bytes are
+//! widened to 16 bits and multiplied by VPMADDWD, exact at half the speed. AVX-512 without VNNI runs the AVX2 code.
+//!
+//! A row with an infinite or NaN activation comes out as NaN, as it would in `f32`.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use super::{
+    WIDTH,
+    f32::Fma,
+    scratch::{row_stride, with_bytes},
+    tile::{Dot, Job, Rows},
+};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
+use crate::{
+    mat::Mat,
+    simd::{self, Kernel, LANES, Level, Scalar, Simd},
+};
+
+/// The sums of K products of `u8` and `i8` must fit `i32`.
+pub(super) const MOST_K: usize = i32::MAX as usize / (255 * 127);
+
+/// A row whose values span less than this is taken for zeros: the inverse of its scale would overflow.
+const LEAST_SPAN: f32 = 1e-30;
+
+/// Scale and zero point of a row of activations.
+#[derive(Clone, Copy)]
+struct RowScale {
+    scale: f32,
+    zero: i32,
+}
+
+/// How activations are laid out for a dot.
+#[derive(Clone, Copy, PartialEq)]
+enum Dots {
+    /// Quads of bytes, in portable code.
+    Plain,
+    /// Pairs of 16 bits, first and third, second and fourth of a quad: 8 bytes a step.
+    Wide,
+    /// Quads of bytes, VPDPBUSD.
+    Vnni,
+}
+
+fn dots(level: Level) -> Dots {
+    match level {
+        Level::Scalar => Dots::Plain,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 if is_x86_feature_detected!("avx512vnni") => Dots::Vnni,
+        _ => Dots::Wide,
+    }
+}
+
+/// Quantised rows: the words of a product, and a scale a row.
+#[derive(Clone, Copy)]
+pub(super) struct Quantised {
+    pub(super) rows: Rows,
+    scales: *const RowScale,
+}
+
+/// Calls `run` with `x` quantised as the dots of `level` read it.
+pub(super) fn with_rows<R>(level: Level, x: Mat<'_>, run: impl FnOnce(Quantised) -> R) -> R {
+    let (m, steps) = (x.rows(), x.cols().div_ceil(4));
+    let wide = dots(level) == Dots::Wide;
+    // Bytes are stored by whole vectors, behind the place of the words they are widened to.
+    let skip = if wide { 4 * steps } else { 0 };
+    let stride = row_stride(skip + x.cols().next_multiple_of(LANES));
+    let head = (m * size_of::<RowScale>()).next_multiple_of(64);
+    with_bytes(head + m * stride, |bytes| {
+        let scales = bytes.cast::<RowScale>();
+        let ptr = bytes.wrapping_add(head);
+        // SAFETY: there is room for m scales, and for m rows of whole vectors behind `skip` bytes.
+        unsafe {
+            simd::run_at(
+                level,
+                Quantise {
+                    x,
+                    to: ptr.wrapping_add(skip),
+                    stride,
+                    scales,
+                },
+            );
+            if wide {
+                (0..m).for_each(|r| widen(ptr.add(r * stride), steps));
+            }
+        }
+        run(Quantised {
+            rows: Rows { ptr, stride, m },
+            scales,
+        })
+    })
+}
+
+/// Spreads `steps` quads of bytes, which lie behind `8 steps - 4 steps` bytes, to pairs of 16 bits from the start on.
+///
+/// # Safety
+/// `p` is writable for `8 * steps` bytes.
+unsafe fn widen(p: *mut u8, steps: usize) {
+    for i in 0..steps {
+        // SAFETY: inside the row. Word i is read before the 8 bytes at 8 i are written, which reach at most its own
+        // end (8 i + 8 <= 4 steps + 4 i + 4 for i < steps), so no unread word is lost.
+        unsafe {
+            let quad = p.add(4 * steps + 4 * i).cast::<u32>().read_unaligned();
+            let even = quad & 0x00ff_00ff;
+            let odd = quad >> 8 & 0x00ff_00ff;
+            p.add(8 * i).cast::<[u32; 2]>().write_unaligned([even, odd]);
+        }
+    }
+}
+
+/// Quantises the rows of `x`, one scale and zero point each.
+struct Quantise<'a> {
+    x: Mat<'a>,
+    to: *mut u8,
+    stride: usize,
+    scales: *mut RowScale,
+}
+
+impl Kernel for Quantise<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for r in 0..self.x.rows() {
+            let row = self.x.row(r);
+            let (low, high, poison) = range(s, row);
+            let span = high - low;
+            let (inverse, zero) = if span >= LEAST_SPAN {
+                let inverse = 255.0 / span;
+                (inverse, (-low * inverse).round_ties_even())
+            } else {
+                (0.0, 0.0)
+            };
+            let scale = if span >= LEAST_SPAN {
+                span / 255.0
+            } else {
+                0.0
+            };
+            // SAFETY: `with_rows` gave room for m scales, and a row of whole vectors every `stride` bytes.
+            unsafe {
+                *self.scales.add(r) = RowScale {
+                    scale: scale + poison,
+                    zero: zero as i32,
+                };
+                bytes(s, row, inverse, zero, self.to.add(r * self.stride));
+            }
+        }
+    }
+}
+
+/// The least and the largest of 0 and `row`, and 0, or NaN if any element is infinite or NaN.
+#[inline(always)]
+fn range<S: Simd>(s: S, row: &[f32]) -> (f32, f32, f32) {
+    let zero = s.splat(0.0);
+    let (mut low, mut high, mut poison) = ([zero; 4], [zero; 4], [zero; 4]);
+    let four = row.chunks_exact(4 * LANES);
+    for (i, v) in four.remainder().chunks(LANES).enumerate() {
+        let v = if v.len() == LANES {
+            s.load(v)
+        } else {
+            s.load_part(v)
+        };
+        (low[i], high[i], poison[i]) = (
+            s.min(v, low[i]),
+            s.max(v, high[i]),
+            s.fma(v, zero, poison[i]),
+        );
+    }
+    for four in four {
+        for i in 0..4 {
+            let v = s.load(&four[i * LANES..]);
+            low[i] = s.min(v, low[i]);
+            high[i] = s.max(v, high[i]);
+            poison[i] = s.fma(v, zero, poison[i]);
+        }
+    }
+    for i in 1..4 {
+        low[0] = s.min(low[0], low[i]);
+        high[0] = s.max(high[0], high[i]);
+        poison[0] = s.add(poison[0], poison[i]);
+    }
+    (
+        -s.max_lane(s.sub(zero, low[0])),
+        s.max_lane(high[0]),
+        s.sum(poison[0]),
+    )
+}
+
+/// `round(x * inverse + zero)` of every element, as bytes. The product is rounded before the sum, so that the least
+/// element, which gave `zero`, lies in -0.5..=0.5 and no byte is below 0.
+///
+/// # Safety
+/// `to` is writable for `row.len()` bytes, rounded up to a vector.
+#[inline(always)]
+unsafe fn bytes<S: Simd>(s: S, row: &[f32], inverse: f32, zero: f32, mut to: *mut u8) {
+    let (inverse, zero) = (s.splat(inverse), s.splat(zero));
+    let whole = row.chunks_exact(LANES);
+    let left = whole.remainder();
+    for v in whole {
+        // SAFETY: the caller promises the room.
+        unsafe {
+            s.store_u8_ptr(s.add(s.mul(s.load(v), inverse), zero), to);
+            to = to.add(LANES);
+        }
+    }
+    if !left.is_empty() {
+        // SAFETY: as above. What follows the row's last element multiplies weights of zero.
+        unsafe { s.store_u8_ptr(s.add(s.mul(s.load_part(left), inverse), zero), to) };
+    }
+}
+
+/// Runs `job` with `i8` weights; a peak when there are no rows.
+///
+/// # Safety
+/// As [`Job::run`]; rows are those of [`with_rows`] at the same level.
+pub(super) unsafe fn run(level: Level, quantised: Option<Quantised>, job: Job<'_>) -> u64 {
+    let one = RowScale {
+        scale: 1.0,
+        zero: 0,
+    };
+    let scales = quantised.map_or(&raw const one, |q| q.scales);
+    // SAFETY: `dots` detected the features; the rest is the caller's promise.
+    unsafe {
+        match dots(level) {
+            #[cfg(target_arch = "x86_64")]
+            Dots::Vnni => avx512_vnni(scales, job),
+            #[cfg(target_arch = "x86_64")]
+            Dots::Wide => avx2(scales, job),
+            _ => job.run(Plain(scales), Fma(Scalar)),
+        }
+    }
+}
+
+/// The header of a panel: scales and sums of its columns.
+#[inline(always)]
+fn header(panel: *const u8) -> (*const f32, *const i32) {
+    (panel.cast(), panel.wrapping_add(WIDTH * 4).cast())
+}
+
+/// Loops that the compiler vectorises as it can.
+#[derive(Clone, Copy)]
+struct Plain(*const RowScale);
+
+impl Dot for Plain {
+    type S = Scalar;
+    type Acc = [i32; WIDTH];
+    type W = [[i8; 4]; WIDTH];
+    type X = [u8; 4];
+    const K_STEP: usize = 4;
+    const X_STEP: usize = 4;
+
+    #[inline(always)]
+    fn simd(self) -> Scalar {
+        Scalar
+    }
+    #[inline(always)]
+    unsafe fn start(self, row: usize, panel: *const u8, _from: *const f32) -> [i32; WIDTH] {
+        // SAFETY: the row has a scale, the caller promises the header.
+        unsafe {
+            let zero = (*self.0.add(row)).zero;
+            header(panel)
+                .1
+                .cast::<[i32; WIDTH]>()
+                .read_unaligned()
+                .map(|sum| sum * -zero)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const u8) -> [[i8; 4]; WIDTH] {
+        // SAFETY: the caller promises 64 bytes.
+        unsafe { p.cast::<[[i8; 4]; WIDTH]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn splat(self, p: *const u8) -> [u8; 4] {
+        // SAFETY: the caller promises 4 bytes.
+        unsafe { *p.cast::<[u8; 4]>() }
+    }
+    #[inline(always)]
+    fn dot(self, mut acc: [i32; WIDTH], x: [u8; 4], w: [[i8; 4]; WIDTH]) -> [i32; WIDTH] {
+        for c in 0..WIDTH {
+            for i in 0..4 {
+                acc[c] += i32::from(x[i]) * i32::from(w[c][i]);
+            }
+        }
+        acc
+    }
+    #[inline(always)]
+    unsafe fn finish(
+        self,
+        acc: [i32; WIDTH],
+        row: usize,
+        panel: *const u8,
+        from: *const f32,
+    ) -> [f32; WIDTH] {
+        let s = Scalar;
+        // SAFETY: the row has a scale, the caller promises the header and 16 elements.
+        unsafe {
+            let scale = s.mul(
+                s.load_ptr(header(panel).0),
+                s.splat((*self.0.add(row)).scale),
+            );
+            s.fma(acc.map(|x| x as f32), scale, s.load_ptr(from))
+        }
+    }
+}
+
+/// VPMADDWD on bytes widened to 16 bits.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Wide(Avx2, *const RowScale);
+
+/// # Safety
+/// The CPU has the features; the rest as [`Job::run`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2(scales: *const RowScale, job: Job<'_>) -> u64 {
+    // SAFETY: this function carries the features that the proofs stand for; the rest is the caller's promise.
+    unsafe {
+        let s = Avx2::assume();
+        job.run(Wide(s, scales), Fma(s))
+    }
+}
+
+// Safety of the intrinsics below: a `Wide` exists only inside `avx2`.
+#[cfg(target_arch = "x86_64")]
+impl Dot for Wide {
+    type S = Avx2;
+    type Acc = [__m256i; 2];
+    type W = [[__m256i; 2]; 2];
+    type X = [__m256i; 2];
+    const K_STEP: usize = 4;
+    const X_STEP: usize = 8;
+    // Four registers of weights and two of activations: more rows than four would spill.
+    const TILE: (usize, usize) = (4, 1);
+
+    #[inline(always)]
+    fn simd(self) -> Avx2 {
+        self.0
+    }
+    #[inline(always)]
+    unsafe fn start(self, row: usize, panel: *const u8, _from: *const f32) -> [__m256i; 2] {
+        // SAFETY: the row has a scale, the caller promises the header.
+        unsafe {
+            let zero = _mm256_set1_epi32(-(*self.1.add(row)).zero);
+            let sums = header(panel).1.cast::<__m256i>();
+            [
+                _mm256_mullo_epi32(zero, _mm256_loadu_si256(sums)),
+                _mm256_mullo_epi32(zero, _mm256_loadu_si256(sums.add(1))),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const u8) -> [[__m256i; 2]; 2] {
+        // SAFETY: the caller promises 64 bytes.
+        unsafe {
+            let (a, b) = (
+                _mm256_loadu_si256(p.cast()),
+                _mm256_loadu_si256(p.add(32).cast()),
+            );
+            let even = |w| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w));
+            [
+                [even(a), _mm256_srai_epi16::<8>(a)],
+                [even(b), _mm256_srai_epi16::<8>(b)],
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat(self, p: *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller promises 8 bytes.
+        unsafe {
+            let [even, odd] = *p.cast::<[i32; 2]>();
+            [_mm256_set1_epi32(even), _mm256_set1_epi32(odd)]
+        }
+    }
+    #[inline(always)]
+    fn dot(self, mut acc: [__m256i; 2], x: [__m256i; 2], w: [[__m256i; 2]; 2]) -> [__m256i; 2] {
+        for half in 0..2 {
+            for i in 0..2 {
+                // SAFETY: a `Wide` proves the features.
+                acc[half] =
+                    unsafe { _mm256_add_epi32(acc[half], _mm256_madd_epi16(x[i], w[half][i])) };
+            }
+        }
+        acc
+    }
+    #[inline(always)]
+    unsafe fn finish(
+        self,
+        acc: [__m256i; 2],
+        row: usize,
+        panel: *const u8,
+        from: *const f32,
+    ) -> <Avx2 as Simd>::F {
+        let s = self.0;
+        // SAFETY: the row has a scale, the caller promises the header and 16 elements.
+        unsafe {
+            let sums = s.convert_i32(acc);
+            let scale = s.mul(
+                s.load_ptr(header(panel).0),
+                s.splat((*self.1.add(row)).scale),
+            );
+            s.fma(sums, scale, s.load_ptr(from))
+        }
+    }
+}
+
+/// VPDPBUSD.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Vnni(Avx512, *const RowScale);
+
+/// # Safety
+/// The CPU has the features; the rest as [`Job::run`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn avx512_vnni(scales: *const RowScale, job: Job<'_>) -> u64 {
+    // SAFETY: this function carries the features that the proofs stand for; the rest is the caller's promise.
+    unsafe {
+        let s = Avx512::assume();
+        job.run(Vnni(s, scales), Fma(s))
+    }
+}
+
+// Safety of the intrinsics below: a `Vnni` exists only inside `avx512_vnni`.
+#[cfg(target_arch = "x86_64")]
+impl Dot for Vnni {
+    type S = Avx512;
+    type Acc = __m512i;
+    type W = __m512i;
+    type X = __m512i;
+    const K_STEP: usize = 4;
+    const X_STEP: usize = 4;
+
+    #[inline(always)]
+    fn simd(self) -> Avx512 {
+        self.0
+    }
+    #[inline(always)]
+    unsafe fn start(self, row: usize, panel: *const u8, _from: *const f32) -> __m512i {
+        // SAFETY: the row has a scale, the caller promises the header.
+        unsafe {
+            let zero = _mm512_set1_epi32(-(*self.1.add(row)).zero);
+            _mm512_mullo_epi32(zero, _mm512_loadu_si512(header(panel).1.cast()))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const u8) -> __m512i {
+        // SAFETY: the caller promises 64 bytes.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn splat(self, p: *const u8) -> __m512i {
+        // SAFETY: the caller promises 4 bytes.
+        unsafe { _mm512_set1_epi32(*p.cast::<i32>()) }
+    }
+    #[inline(always)]
+    fn dot(self, acc: __m512i, x: __m512i, w: __m512i) -> __m512i {
+        // SAFETY: a `Vnni` proves the features.
+        unsafe { _mm512_dpbusd_epi32(acc, x, w) }
+    }
+    #[inline(always)]
+    unsafe fn finish(self, acc: __m512i, row: usize, panel: *const u8, from: *const f32) -> __m512 {
+        let s = self.0;
+        // SAFETY: the row has a scale, the caller promises the header and 16 elements.
+        unsafe {
+            let sums = _mm512_cvtepi32_ps(acc);
+            let scale = s.mul(
+                s.load_ptr(header(panel).0),
+                s.splat((*self.1.add(row)).scale),
+            );
+            s.fma(sums, scale, s.load_ptr(from))
+        }
+    }
+}
