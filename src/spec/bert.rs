@@ -34,6 +34,7 @@ pub(super) const NAMES: Names = Names {
     relative: "",
     relative_norm: "",
     relative_projections: &[],
+    modules: &[],
     aliases: &[("gamma", "weight"), ("beta", "bias")],
     // Buffers that old versions of transformers saved.
     ignored: &["embeddings.position_ids", "embeddings.token_type_ids"],
@@ -107,6 +108,7 @@ pub(super) fn like(sizes: Sizes, facts: Facts, names: Names) -> EncoderSpec {
         mlp: Mlp::Plain,
         activation: facts.activation,
         bias: true,
+        mlp_in_bias: true,
         attn_norm: true,
         weights_of: index,
     };
@@ -121,6 +123,7 @@ pub(super) fn like(sizes: Sizes, facts: Facts, names: Names) -> EncoderSpec {
         norm_eps: facts.norm_eps,
         embed: EmbedSpec {
             width: sizes.hidden,
+            project: false,
             positions: Positions::FromZero { rows: facts.rows },
             types: facts.types,
             norm: true,

@@ -137,6 +137,11 @@ impl<'a> Config<'a> {
         self.all.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether a key is there and says null.
+    pub(super) fn is_null(&self, key: &'static str) -> bool {
+        self.all.get(key).is_some_and(Value::is_null)
+    }
+
     fn expected(&self, key: &str, what: &str, found: &Value) -> Error {
         let mut text = found.to_string();
         if text.len() > 80 {
@@ -309,17 +314,20 @@ impl<'a> Config<'a> {
         Ok(id as u32)
     }
 
-    /// Refuses what makes an encoder something else, in every family.
-    pub(super) fn encoder_only(&self) -> Result<()> {
+    /// Refuses what makes an encoder something else, in every family, and code of a model's own, except in those
+    /// families (`own_code`) whose own code is what the facts here are of.
+    pub(super) fn encoder_only(&self, own_code: bool) -> Result<()> {
         let no = [Value::Bool(false)];
         self.only("is_decoder", &no)?;
         self.only("add_cross_attention", &no)?;
         self.only("is_encoder_decoder", &no)?;
         self.only("pruned_heads", &[Value::Object(Map::new())])?;
-        let own = "names code of its own; only the classes of transformers are supported";
+        let models = |map: &Map<String, Value>| map.keys().any(|k| k.contains("Model"));
         match self.get("auto_map") {
-            Some(map) if map.as_object().is_none_or(|m| m.contains_key("AutoModel")) => {
-                Err(self.error("auto_map", own))
+            Some(map) if !own_code && map.as_object().is_none_or(models) => {
+                let why =
+                    "the model has code of its own; only the classes of transformers are supported";
+                Err(self.error("auto_map", why))
             }
             _ => Ok(()),
         }

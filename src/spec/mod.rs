@@ -4,18 +4,27 @@
 //! (`Position::Relative`), never on the family's name. A configuration key that would change the answer
 //! and is not supported is refused by name.
 
+mod albert;
 mod bert;
 mod config;
+mod deberta;
+mod distilbert;
+mod electra;
+mod gte;
 pub mod head;
 mod labels;
+mod modernbert;
+mod mpnet;
 pub mod names;
+mod nomic;
 mod roberta;
+mod rope;
 pub mod sentence;
 
 use std::path::Path;
 
 pub use head::{DenseSpec, HeadSpec, Pooling};
-pub use names::Names;
+pub use names::{ModulePart, Names};
 pub use sentence::SentenceSpec;
 
 use crate::{Error, Result, kernel::activation::Activation};
@@ -46,6 +55,15 @@ const FAMILIES: &[Family] = &[
     family("roberta", roberta::parse, &[]),
     family("xlm-roberta", roberta::parse_xlm, &[]),
     family("camembert", roberta::parse_camembert, &[]),
+    family("electra", electra::parse, electra::HARMLESS),
+    family("distilbert", distilbert::parse, distilbert::HARMLESS),
+    family("mpnet", mpnet::parse, &[]),
+    family("deberta-v2", deberta::parse, deberta::HARMLESS),
+    family("modernbert", modernbert::parse, modernbert::HARMLESS),
+    family("albert", albert::parse, albert::HARMLESS),
+    family("nomic_bert", nomic::parse, nomic::HARMLESS),
+    family("gte", gte::parse, gte::HARMLESS),
+    family("new", gte::parse_new, gte::HARMLESS),
 ];
 
 impl EncoderSpec {
@@ -65,7 +83,7 @@ impl EncoderSpec {
                 format!("the families are {}", known.join(", ")),
             ));
         };
-        config.encoder_only()?;
+        config.encoder_only(family.harmless.contains(&"auto_map"))?;
         let mut spec = (family.parse)(&config)?;
         spec.family = family.model_type.to_owned();
         spec.own_head = labels::own_head(&config)?;
@@ -139,8 +157,10 @@ pub enum Problem {
 /// The embedding layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbedSpec {
-    /// Width of the tables; a projection to `hidden` follows where it differs.
+    /// Width of the tables.
     pub width: usize,
+    /// Whether a projection to `hidden`, with a bias, follows the norm. Always where the widths differ.
+    pub project: bool,
     /// Learned positions, if any.
     pub positions: Positions,
     /// Rows of the token-type table; 0 where there is none.
@@ -181,11 +201,13 @@ pub struct LayerSpec {
     pub mlp: Mlp,
     /// Its activation.
     pub activation: Activation,
-    /// Whether the linears have biases.
+    /// Whether the linears have biases; the first of the feed-forward block says so itself.
     pub bias: bool,
+    /// Whether the first linear of the feed-forward block has one.
+    pub mlp_in_bias: bool,
     /// Whether the norm before attention exists (pre-norm: absent in ModernBERT's first layer).
     pub attn_norm: bool,
-    /// The layer whose tensors this one uses: its own index, or an earlier one where layers share.
+    /// What takes the place of `{}` in its tensors' names: its own index, or a smaller one where layers share.
     pub weights_of: usize,
 }
 
@@ -243,4 +265,9 @@ pub enum Mlp {
     Plain,
     /// `out(act(a) * b)` with `a | b` = in(x), of width 2F: the activated half first.
     Gated,
+    /// `out(a * act(b))` with `a | b` = in(x), of width 2F: the activated half second.
+    GatedSecond,
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ pub mod cache;
 pub mod durable;
 pub mod header;
 pub mod packed;
+mod shards;
 pub mod sidecar;
 pub mod source;
 pub mod tensors;

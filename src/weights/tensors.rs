@@ -14,16 +14,13 @@ use std::{
 
 use half::{f16, slice::HalfFloatSliceExt};
 use safetensors::Dtype;
-use serde::Deserialize;
 
 use super::{
-    header::{self, Unique},
+    header,
+    shards::{INDEX, WHOLE, no_checkpoint, read_index},
     source::{Bytes, FileId, Source},
 };
 use crate::{Error, Result, mat::Matrix};
-
-const WHOLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
 /// The tensors of one checkpoint, by name.
 #[derive(Debug)]
@@ -443,58 +440,6 @@ fn convert(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
             }
         }
         other => unreachable!("{other} was refused by `check_float`"),
-    }
-}
-
-/// The shard of each tensor; shards are plain names of safetensors files.
-fn read_index(index: &[u8], path: &Path) -> Result<BTreeMap<String, String>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: Unique<String>,
-    }
-    let index: Index = serde_json::from_slice(index)
-        .map_err(|e| Error::format(path, format!("not an index of shards: {e}")))?;
-    let weight_map = index.weight_map.0;
-    let plain = |name: &str| {
-        name.ends_with(".safetensors") && !name.contains(['/', '\\', ':', '\0']) && name != ".."
-    };
-    if let Some(bad) = weight_map.values().find(|name| !plain(name)) {
-        return Err(Error::config(
-            path,
-            "weight_map",
-            format!("expected names of .safetensors files beside it, found {bad:?}"),
-        ));
-    }
-    if weight_map.is_empty() {
-        return Err(Error::config(path, "weight_map", "names no tensor"));
-    }
-    Ok(weight_map)
-}
-
-/// No safetensors file: says what there is instead.
-fn no_checkpoint(source: &Source) -> Error {
-    let path = source.path(WHOLE);
-    let Some(dir) = source.directory() else {
-        return Error::format(&path, "expected this file, and it is not there");
-    };
-    const OTHERS: [&str; 6] = [
-        "pytorch_model.bin",
-        "pytorch_model.bin.index.json",
-        "model.pt",
-        "tf_model.h5",
-        "flax_model.msgpack",
-        "model.ckpt",
-    ];
-    match OTHERS.iter().find(|name| dir.join(name).exists()) {
-        Some(name) => Error::unsupported(
-            &dir.join(name),
-            "a checkpoint that is not safetensors",
-            "convert it once: transformers' from_pretrained, then save_pretrained, writes model.safetensors",
-        ),
-        None => Error::format(
-            &path,
-            format!("expected this file, or {INDEX} and its shards, and neither is there"),
-        ),
     }
 }
 
