@@ -159,7 +159,7 @@ impl Block {
         let t = w.x.rows();
         hook.at(Place::MlpInput, layer, input.of(w).view_mut());
         let f = self.mlp_out_width(pass.packed);
-        let gated = self.spec.mlp == Mlp::Gated;
+        let gated = self.spec.mlp != Mlp::Plain;
         w.ffn.reshape(t, if gated { 2 * f } else { f });
         let from = match input {
             Input::Stream => &w.x,
@@ -174,7 +174,8 @@ impl Block {
         if !fuse {
             hook.at(Place::MlpIn, layer, w.ffn.view_mut());
             if gated {
-                gate(self.spec.activation, &mut w.ffn, &mut w.gated);
+                let second = self.spec.mlp == Mlp::GatedSecond;
+                gate(self.spec.activation, second, &mut w.ffn, &mut w.gated);
             } else {
                 let mut ffn = w.ffn.view_mut();
                 for r in 0..t {
@@ -238,11 +239,12 @@ impl Block {
 }
 
 /// `out = act(a) * b` for `a | b` = `x`, the halves of its columns; `x` becomes `out`.
-fn gate(activation: Activation, x: &mut Matrix, out: &mut Matrix) {
+fn gate(activation: Activation, second: bool, x: &mut Matrix, out: &mut Matrix) {
     let f = x.cols() / 2;
     let mut y = out.reshape(x.rows(), f);
     for r in 0..x.rows() {
         let (a, b) = x.row(r).split_at(f);
+        let (a, b) = if second { (b, a) } else { (a, b) };
         let y = y.row_mut(r);
         y.copy_from_slice(a);
         activation.apply(y);

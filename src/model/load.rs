@@ -212,7 +212,14 @@ fn block(
 ) -> Result<Block> {
     let facts = &spec.layers[layer];
     let at = facts.weights_of;
-    let linear = |role| linear(reader, plans, Some(at), role, facts.bias);
+    let linear = |role| {
+        let bias = if role == Role::MlpIn {
+            facts.mlp_in_bias
+        } else {
+            facts.bias
+        };
+        linear(reader, plans, Some(at), role, bias)
+    };
     let always = |role| Ok::<_, Error>(linear(role)?.expect("every layer has this linear"));
     let norm = |name: &str| reader.norm(&at_layer(name, at), spec.hidden);
     Ok(Block {

@@ -62,7 +62,7 @@ pub struct LinearPlan {
 /// The linears of an encoder, in slot order.
 pub fn linear_plans(spec: &EncoderSpec) -> Vec<LinearPlan> {
     let mut plans = Vec::new();
-    if spec.embed.width != spec.hidden {
+    if spec.embed.project {
         plans.push(LinearPlan {
             layer: None,
             role: Role::Embedding,
@@ -81,7 +81,7 @@ pub fn linear_plans(spec: &EncoderSpec) -> Vec<LinearPlan> {
         let facts = spec.layers.iter().find(|l| l.weights_of == layer);
         let facts = facts.expect("layers of weights are numbered without a gap");
         let (h, f, names) = (spec.hidden, spec.ffn, &spec.names);
-        let mlp_width = if facts.mlp == Mlp::Gated { 2 * f } else { f };
+        let mlp_width = if facts.mlp == Mlp::Plain { f } else { 2 * f };
         let one = std::slice::from_ref;
         let mut push = |role, modules: &[&str], width: usize, inputs| {
             plans.push(LinearPlan {

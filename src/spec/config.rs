@@ -15,6 +15,8 @@ use crate::{Error, Result, kernel::activation::Activation};
 
 /// The largest width, vocabulary or number of positions taken; no encoder is within a factor of ten of it.
 const LARGEST: usize = 1 << 24;
+/// The most positions taken where no table in the checkpoint bounds them.
+const LONGEST: usize = 1 << 17;
 /// The most layers taken.
 const MOST_LAYERS: usize = 1 << 10;
 
@@ -171,6 +173,11 @@ impl<'a> Config<'a> {
     /// A width or a count: at least 1.
     pub(super) fn size(&self, key: &'static str, default: usize) -> Result<usize> {
         self.number(key, Some(default), 1, LARGEST)
+    }
+
+    /// The most tokens of a text, where nothing but the configuration bounds them.
+    pub(super) fn positions(&self, key: &'static str, default: usize) -> Result<usize> {
+        self.number(key, Some(default), 1, LONGEST)
     }
 
     /// A count that may be 0.

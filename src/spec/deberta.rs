@@ -21,7 +21,7 @@ const NAMES: Names = Names {
         "encoder.layer.{}.attention.self.key_proj",
         "encoder.layer.{}.attention.self.value_proj",
     ],
-    relative: "encoder.rel_embeddings.weight",
+    relative: "encoder.rel_embeddings",
     relative_norm: "encoder.LayerNorm",
     relative_projections: &[
         "encoder.layer.{}.attention.self.pos_key_proj",
@@ -39,7 +39,7 @@ pub(super) const HARMLESS: &[&str] = &[
 
 pub(super) fn parse(config: &Config<'_>) -> Result<EncoderSpec> {
     let sizes = config.usual_sizes([128100, 1536, 24, 24, 6144])?;
-    let rows = config.size("max_position_embeddings", 512)?;
+    let rows = config.positions("max_position_embeddings", 512)?;
     let facts = Facts {
         rows,
         types: config.count("type_vocab_size", 0)?,
@@ -83,7 +83,7 @@ fn position(config: &Config<'_>, rows: usize) -> Result<Position> {
     let or_none = |key| match config.get(key).and_then(Value::as_i64) {
         Some(n) if n < 1 => Ok(None),
         None if config.get(key).is_none() => Ok(None),
-        _ => config.size(key, 1).map(Some),
+        _ => config.positions(key, 1).map(Some),
     };
     let buckets = or_none("position_buckets")?.unwrap_or(0);
     let max_distance = or_none("max_relative_positions")?.unwrap_or(rows);

@@ -75,7 +75,7 @@ fn family(config: &Config<'_>, names: Names) -> Result<EncoderSpec> {
     rotatable(config, sizes.hidden / sizes.heads)?;
     config.only("head_dim", &[(sizes.hidden / sizes.heads).into()])?;
     let facts = Facts {
-        rows: config.size("max_position_embeddings", 8192)?,
+        rows: config.positions("max_position_embeddings", 8192)?,
         types: config.count("type_vocab_size", 1)?,
         activation: config.activation("hidden_act", Activation::Gelu)?,
         norm_eps: config.epsilon("layer_norm_eps", 1e-12)?,

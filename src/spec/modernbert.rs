@@ -87,7 +87,7 @@ pub(super) fn parse(config: &Config<'_>) -> Result<EncoderSpec> {
         hidden: sizes.hidden,
         heads: sizes.heads,
         ffn: sizes.ffn,
-        max_tokens: config.size("max_position_embeddings", 8192)?,
+        max_tokens: config.positions("max_position_embeddings", 8192)?,
         // A tokenizer's affair here: nothing depends on it, and small vocabularies keep the large default.
         pad_id: config.number("pad_token_id", Some(0), 0, u32::MAX as usize)? as u32,
         norm_eps: config.epsilon("norm_eps", 1e-5)?,

@@ -22,7 +22,7 @@ const NAMES: Names = Names {
     ],
     attn_out: "encoder.layer.{}.attention.attn.o",
     attn_norm: "encoder.layer.{}.attention.LayerNorm",
-    relative: "encoder.relative_attention_bias.weight",
+    relative: "encoder.relative_attention_bias",
     ..bert::NAMES
 };
 

@@ -34,7 +34,7 @@ pub struct Names {
     pub mlp_norm: &'static str,
     /// Norm after the last layer.
     pub final_norm: &'static str,
-    /// Table of relative embeddings, or of bucketed biases (the parameter's own name: no `.weight` is added when it ends with it).
+    /// Table of relative embeddings, or of bucketed biases.
     pub relative: &'static str,
     /// Norm of the table of relative embeddings.
     pub relative_norm: &'static str,

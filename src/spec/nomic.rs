@@ -94,7 +94,7 @@ fn parse_transformers(config: &Config<'_>) -> Result<EncoderSpec> {
     let sizes = config.usual_sizes([30528, 768, 12, 12, 3072])?;
     config.only("head_dim", &[(sizes.hidden / sizes.heads).into()])?;
     let facts = Facts {
-        rows: config.size("max_position_embeddings", 2048)?,
+        rows: config.positions("max_position_embeddings", 2048)?,
         types: config.size("type_vocab_size", 2)?,
         activation: config.activation("hidden_act", Activation::Silu)?,
         norm_eps: config.epsilon("layer_norm_eps", 1e-12)?,
@@ -145,8 +145,8 @@ fn parse_older(config: &Config<'_>) -> Result<EncoderSpec> {
             return Err(config.error(key, "expected it, since its default is not supported"));
         }
     }
-    let mut rows = config.size("n_positions", 2048)?;
-    let trained = config.size("max_trained_positions", 2048)?;
+    let mut rows = config.positions("n_positions", 2048)?;
+    let trained = config.positions("max_trained_positions", 2048)?;
     if config.get("rotary_scaling_factor").is_some() {
         // Beyond these the base would grow with each text's length.
         rows = rows.min(trained);
