@@ -24,6 +24,8 @@ impl Kernel for Ops<'_> {
             ("round", s.round(a)),
             ("scale2", s.scale2(a, n)),
             ("select_lt", s.select_lt(a, b, a, n)),
+            ("max_bits_signed", s.max_bits_signed(a, b)),
+            ("max_bits_unsigned", s.max_bits_unsigned(a, b)),
             ("sum", s.splat(s.sum(a))),
             ("max_lane", s.splat(s.max_lane(a))),
         ];
@@ -78,6 +80,13 @@ fn operations_equal_plain_arithmetic_at_every_level() {
                             y.round_ties_even()
                         }
                     }
+                    "max_bits_signed" => f32::from_bits(
+                        x.to_bits()
+                            .cast_signed()
+                            .max(y.to_bits().cast_signed())
+                            .cast_unsigned(),
+                    ),
+                    "max_bits_unsigned" => f32::from_bits(x.to_bits().max(y.to_bits())),
                     "sum" => tree(a),
                     _ => 7.5 * 1.37,
                 };
@@ -104,6 +113,66 @@ fn parts_touch_nothing_else() {
                     if i < n { i as f32 + 1.0 } else { -1.0 },
                     "lane {i} of {n} at {level:?}"
                 );
+            }
+        }
+    }
+}
+
+struct Narrow<'a>(&'a [f32; LANES]);
+
+impl Kernel for Narrow<'_> {
+    type Out = ([f32; LANES], [f32; LANES], [f32; LANES], [u8; LANES]);
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Out {
+        let (mut rounded, mut first, mut second) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        let mut bytes = [0; LANES];
+        s.store(s.round_bf16(s.load(self.0)), &mut rounded);
+        // SAFETY: 16 words are read, 16 bytes are written.
+        unsafe {
+            let (a, b) = s.load_bf16_pairs_ptr(self.0.as_ptr().cast());
+            s.store(a, &mut first);
+            s.store(b, &mut second);
+            s.store_low_bytes_ptr(s.load(self.0), bytes.as_mut_ptr());
+        }
+        (rounded, first, second, bytes)
+    }
+}
+
+#[test]
+fn narrow_types_round_and_widen_as_stated() {
+    let mut cases = vec![
+        [
+            0.0, -0.0, 0.5, 1.5, 2.5, -0.5, 254.5, 255.4, 256.0, 300.0, 1e-40, 1.0, 3.0, 7.0, 9.0,
+            127.5,
+        ],
+        std::array::from_fn(|i| f32::from_bits(0x3f80_7fff + (i as u32 % 4))), // around a tie
+        std::array::from_fn(|i| f32::from_bits(0x7f7f_7ffe + (i as u32 % 8))), // around overflow
+        std::array::from_fn(|i| {
+            f32::from_bits([0x7f80_0001, 0xffff_ffff, 0x7f80_0000, 0xff80_0000][i % 4])
+        }),
+    ];
+    cases.extend((0..200u32).map(|i| {
+        std::array::from_fn(|l| f32::from_bits((i * 16 + l as u32).wrapping_mul(0x9e37_79b9)))
+    }));
+    for &level in levels() {
+        for case in &cases {
+            let (rounded, first, second, bytes) = run_at(level, Narrow(case));
+            for (i, &x) in case.iter().enumerate() {
+                let want = half::bf16::from_f32(x).to_f32();
+                let right =
+                    rounded[i].to_bits() == want.to_bits() || (x.is_nan() && rounded[i].is_nan());
+                assert!(
+                    right,
+                    "{level:?}: {x:e} rounds to {:e}, not {want:e}",
+                    rounded[i]
+                );
+                let bits = x.to_bits();
+                assert_eq!(
+                    (first[i].to_bits(), second[i].to_bits()),
+                    (bits << 16, bits & 0xffff_0000),
+                    "{level:?}: the pair of {x:e}"
+                );
+                assert_eq!(bytes[i], bits as u8, "{level:?}: the low byte of {x:e}");
             }
         }
     }

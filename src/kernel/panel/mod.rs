@@ -159,9 +159,14 @@ impl<'a> Panels<'a> {
             .min(shape.n)
             .saturating_sub(range.start * WIDTH);
         // Without the last panel nothing is tight: neither its steps nor the spare bytes are part.
-        let tight = shape.tight && range.end == panels;
+        let tight = shape.tight && range.end == panels && !range.is_empty();
         let part = PanelShape { n, tight, ..shape };
-        let bytes = &self.bytes[range.start * shape.panel_bytes()..];
+        let start = if range.is_empty() {
+            0
+        } else {
+            range.start * shape.panel_bytes()
+        };
+        let bytes = &self.bytes[start..];
         Panels {
             bytes: &bytes[..part.bytes()],
             shape: part,
