@@ -1,7 +1,7 @@
 //! `i8` weights: a step of K is a quad a column; activations are quantised row by row, sums are exact in `i32`.
 //!
 //! Weights: one scale a column, `w = scale_c q`, `q` in -127..=127. Activations: one scale and one zero point a row,
-//! `x = scale_r (q - zero)`, `q` in 0..=255. Asymmetric, because what follows a GELU lies in -0.17..max: a range
+//! `x = scale_r (q - zero)`, `q` in 0..=254. Asymmetric, because what follows a GELU lies in -0.17..max: a range
 //! around zero would waste most of a bit there, and the zero point costs one multiplication a column and row:
 //!
 //! `sum x w = scale_r scale_c (sum q_x q_w - zero sum q_w)`
@@ -128,29 +128,28 @@ struct Quantise<'a> {
     scales: *mut RowScale,
 }
 
+/// The largest quantised activation. Not 255: the zero point is rounded up, so that nothing is below 0, and the largest
+/// value may then need one more.
+const STEPS: f32 = 254.0;
+
 impl Kernel for Quantise<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         for r in 0..self.x.rows() {
             let row = self.x.row(r);
-            let (low, high, poison) = range(s, row);
+            let (low, high) = range(s, row);
             let span = high - low;
-            let (inverse, zero) = if span >= LEAST_SPAN {
-                let inverse = 255.0 / span;
-                (inverse, (-low * inverse).round_ties_even())
+            let (scale, inverse, zero) = if span < LEAST_SPAN {
+                (0.0, 0.0, 0.0)
             } else {
-                (0.0, 0.0)
-            };
-            let scale = if span >= LEAST_SPAN {
-                span / 255.0
-            } else {
-                0.0
+                let inverse = STEPS / span; // 0 or NaN if `span` is not finite; `scale` tells
+                (span / STEPS, inverse, (-low * inverse).ceil())
             };
             // SAFETY: `with_rows` gave room for m scales, and a row of whole vectors every `stride` bytes.
             unsafe {
                 *self.scales.add(r) = RowScale {
-                    scale: scale + poison,
+                    scale,
                     zero: zero as i32,
                 };
                 bytes(s, row, inverse, zero, self.to.add(r * self.stride));
@@ -159,11 +158,11 @@ impl Kernel for Quantise<'_> {
     }
 }
 
-/// The least and the largest of 0 and `row`, and 0, or NaN if any element is infinite or NaN.
+/// The least and the largest of 0 and `row`, by their bits; a NaN in `row` comes out in one of them.
 #[inline(always)]
-fn range<S: Simd>(s: S, row: &[f32]) -> (f32, f32, f32) {
-    let zero = s.splat(0.0);
-    let (mut low, mut high, mut poison) = ([zero; 4], [zero; 4], [zero; 4]);
+fn range<S: Simd>(s: S, row: &[f32]) -> (f32, f32) {
+    let mut low = [s.splat(0.0); 4];
+    let mut high = low;
     let four = row.chunks_exact(4 * LANES);
     for (i, v) in four.remainder().chunks(LANES).enumerate() {
         let v = if v.len() == LANES {
@@ -171,52 +170,61 @@ fn range<S: Simd>(s: S, row: &[f32]) -> (f32, f32, f32) {
         } else {
             s.load_part(v)
         };
-        (low[i], high[i], poison[i]) = (
-            s.min(v, low[i]),
-            s.max(v, high[i]),
-            s.fma(v, zero, poison[i]),
+        (low[i], high[i]) = (
+            s.max_bits_unsigned(low[i], v),
+            s.max_bits_signed(high[i], v),
         );
     }
     for four in four {
         for i in 0..4 {
             let v = s.load(&four[i * LANES..]);
-            low[i] = s.min(v, low[i]);
-            high[i] = s.max(v, high[i]);
-            poison[i] = s.fma(v, zero, poison[i]);
+            (low[i], high[i]) = (
+                s.max_bits_unsigned(low[i], v),
+                s.max_bits_signed(high[i], v),
+            );
         }
     }
     for i in 1..4 {
-        low[0] = s.min(low[0], low[i]);
-        high[0] = s.max(high[0], high[i]);
-        poison[0] = s.add(poison[0], poison[i]);
+        low[0] = s.max_bits_unsigned(low[0], low[i]);
+        high[0] = s.max_bits_signed(high[0], high[i]);
     }
-    (
-        -s.max_lane(s.sub(zero, low[0])),
-        s.max_lane(high[0]),
-        s.sum(poison[0]),
-    )
+    let (mut lows, mut highs) = ([0.0f32; LANES], [0.0f32; LANES]);
+    s.store(low[0], &mut lows);
+    s.store(high[0], &mut highs);
+    let low = lows.iter().fold(0, |m, x| x.to_bits().max(m));
+    let high = highs
+        .iter()
+        .fold(0, |m, x| x.to_bits().cast_signed().max(m));
+    // The largest bits are those of a positive number if there is no negative one.
+    let low = if low >> 31 == 1 {
+        f32::from_bits(low)
+    } else {
+        0.0
+    };
+    (low, f32::from_bits(high.cast_unsigned()))
 }
 
-/// `round(x * inverse + zero)` of every element, as bytes. The product is rounded before the sum, so that the least
-/// element, which gave `zero`, lies in -0.5..=0.5 and no byte is below 0.
+/// `round(x * inverse + zero)` of every element, as bytes.
 ///
 /// # Safety
 /// `to` is writable for `row.len()` bytes, rounded up to a vector.
 #[inline(always)]
 unsafe fn bytes<S: Simd>(s: S, row: &[f32], inverse: f32, zero: f32, mut to: *mut u8) {
-    let (inverse, zero) = (s.splat(inverse), s.splat(zero));
+    /// Added to a small number, it leaves the nearest integer in the low bits.
+    const MAGIC: f32 = 12_582_912.0; // 1.5 x 2^23
+    let (inverse, zero) = (s.splat(inverse), s.splat(zero + MAGIC));
     let whole = row.chunks_exact(LANES);
     let left = whole.remainder();
     for v in whole {
         // SAFETY: the caller promises the room.
         unsafe {
-            s.store_u8_ptr(s.add(s.mul(s.load(v), inverse), zero), to);
+            s.store_low_bytes_ptr(s.fma(s.load(v), inverse, zero), to);
             to = to.add(LANES);
         }
     }
     if !left.is_empty() {
         // SAFETY: as above. What follows the row's last element multiplies weights of zero.
-        unsafe { s.store_u8_ptr(s.add(s.mul(s.load_part(left), inverse), zero), to) };
+        unsafe { s.store_low_bytes_ptr(s.fma(s.load_part(left), inverse, zero), to) };
     }
 }
 

@@ -134,6 +134,44 @@ impl Group {
     }
 }
 
+/// Steps between prefetches.
+const CHUNK: usize = 4;
+
+/// What a tile fetches of the next group while it multiplies: so many lines a chunk.
+#[derive(Clone, Copy)]
+struct Ahead {
+    w: *const u8,
+    lines: usize,
+}
+
+/// One step of K: `acc += x w`.
+///
+/// # Safety
+/// `x` holds `R` rows of a step, `stride` bytes apart; `w` is readable for 64 bytes at `P` places, `pitch` bytes apart.
+#[inline(always)]
+unsafe fn step<D: Dot, const R: usize, const P: usize>(
+    d: D,
+    acc: &mut [[D::Acc; P]; R],
+    x: *const u8,
+    stride: usize,
+    w: *const u8,
+    pitch: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut panels = [d.load(w); P];
+        for p in 1..P {
+            panels[p] = d.load(w.add(p * pitch));
+        }
+        for r in 0..R {
+            let word = d.splat(x.add(r * stride));
+            for p in 0..P {
+                acc[r][p] = d.dot(acc[r][p], word, panels[p]);
+            }
+        }
+    }
+}
+
 /// `R` rows from `row` on times `P` panels, the whole of K.
 ///
 /// # Safety
@@ -146,7 +184,7 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
     row: usize,
     group: Group,
     place: Place,
-    mut ahead: *const u8,
+    mut ahead: Ahead,
 ) {
     let s = d.simd();
     // SAFETY: all reads and writes are inside what the caller promises; prefetches may go anywhere.
@@ -160,21 +198,27 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
         }
         let mut x = rows.ptr.add(row * rows.stride);
         let mut w = group.panel.add(group.header);
-        for _ in 0..group.steps {
-            let mut panels = [d.load(w); P];
-            for p in 1..P {
-                panels[p] = d.load(w.add(p * group.pitch));
+        let mut line = 0;
+        for _ in 0..group.steps / CHUNK {
+            if line < R * P {
+                let at = line / P * place.out_stride + line % P * WIDTH;
+                prefetch(place.out.add(at).cast_const().cast());
+                line += 1;
             }
-            prefetch(ahead);
-            for r in 0..R {
-                let word = d.splat(x.add(r * rows.stride));
-                for p in 0..P {
-                    acc[r][p] = d.dot(acc[r][p], word, panels[p]);
-                }
+            for _ in 0..ahead.lines {
+                prefetch(ahead.w);
+                ahead.w = ahead.w.wrapping_add(64);
             }
+            for _ in 0..CHUNK {
+                step(d, &mut acc, x, rows.stride, w, group.pitch);
+                x = x.add(D::X_STEP);
+                w = w.add(group.step);
+            }
+        }
+        for _ in 0..group.steps % CHUNK {
+            step(d, &mut acc, x, rows.stride, w, group.pitch);
             x = x.add(D::X_STEP);
             w = w.add(group.step);
-            ahead = ahead.wrapping_add(64);
         }
         for r in 0..R {
             for p in 0..P {
@@ -198,7 +242,7 @@ unsafe fn tile_rows<D: Dot, const P: usize>(
     row: usize,
     group: Group,
     place: Place,
-    ahead: *const u8,
+    ahead: Ahead,
 ) {
     let most = D::TILE.0;
     // SAFETY: the caller's promise, word for word.
@@ -229,7 +273,7 @@ unsafe fn tile_any<D: Dot>(
     row: usize,
     group: Group,
     place: Place,
-    ahead: *const u8,
+    ahead: Ahead,
 ) {
     let most = D::TILE.1;
     // SAFETY: the caller's promise, word for word.
@@ -362,6 +406,10 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
             .as_ptr()
             .wrapping_add((panel + p) * shape.panel_bytes());
         let col = panel * WIDTH;
+        // Each tile fetches its share of the next group, whole lines a chunk.
+        let chunks = (group.steps / CHUNK).max(1);
+        let lines = (group.pitch * p).div_ceil(64 * chunks * rows.m.div_ceil(most_rows).max(1));
+        let share = 64 * chunks * lines;
         let mut row = 0;
         while row < rows.m {
             let r = most_rows.min(rows.m - row);
@@ -398,8 +446,10 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
                         out_stride,
                     }
                 };
-                // The first tiles of a group fetch the next group, a panel each.
-                let ahead = next.wrapping_add((row / most_rows).min(p) * group.pitch);
+                let ahead = Ahead {
+                    w: next.wrapping_add(row / most_rows * share),
+                    lines,
+                };
                 tile_any(d, (r, p), rows, row, group, place, ahead);
                 if let Some((t, up)) = low {
                     let place = Place {
@@ -408,7 +458,18 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
                         ..place
                     };
                     let group = Group::of(&up, panel);
-                    tile_any(fma, (r, p), Rows::of(t), row, group, place, group.panel);
+                    tile_any(
+                        fma,
+                        (r, p),
+                        Rows::of(t),
+                        row,
+                        group,
+                        place,
+                        Ahead {
+                            w: group.panel,
+                            lines: 0,
+                        },
+                    );
                 }
                 if ragged || product.activation.is_some() || product.residual.is_some() {
                     let to = (here, out_stride);
