@@ -304,7 +304,11 @@ fn help_teaches_and_completions_come() {
 
 #[test]
 fn empty_text_is_refused_by_its_line() {
-    let why = fails(1, &["embed", "--input", "-"], "{\"text\": \"a\"}\n{\"text\": \"  \"}\n");
+    let why = fails(
+        1,
+        &["embed", "--input", "-"],
+        "{\"text\": \"a\"}\n{\"text\": \"  \"}\n",
+    );
     assert!(why.contains("-:2") && why.contains("empty"), "{why}");
     let why = fails(1, &["embed", ""], "");
     assert!(why.contains("empty"), "{why}");
@@ -315,7 +319,14 @@ fn a_hundred_kilobytes_of_text_are_refused_or_cut() {
     let long = "All work and no play. ".repeat(5_000);
     let why = fails(1, &["embed", "--input", "-"], &format!("{long}\n"));
     assert!(why.contains("-:1") && why.contains("tokens"), "{why}");
-    assert_eq!(lines(&["embed", "--input", "-", "--truncate"], &format!("{long}\n")).len(), 1);
+    assert_eq!(
+        lines(
+            &["embed", "--input", "-", "--truncate"],
+            &format!("{long}\n")
+        )
+        .len(),
+        1
+    );
 }
 
 #[test]

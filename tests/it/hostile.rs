@@ -124,7 +124,8 @@ fn overlapping_tensors_are_refused() {
     edit_header(dir.path(), |text| {
         let mut header = header_of(&text);
         let bias = "bert.encoder.layer.0.attention.self.key.bias";
-        let other = header["bert.encoder.layer.0.attention.self.query.bias"]["data_offsets"].clone();
+        let other =
+            header["bert.encoder.layer.0.attention.self.query.bias"]["data_offsets"].clone();
         header[bias]["data_offsets"] = other;
         serde_json::to_string(&header).expect("JSON")
     });
@@ -138,7 +139,8 @@ fn tensors_past_the_end_of_the_file_are_refused() {
         let dir = copy();
         edit_header(dir.path(), |text| {
             let mut header = header_of(&text);
-            header["bert.embeddings.word_embeddings.weight"]["data_offsets"] = serde_json::json!([0, far]);
+            header["bert.embeddings.word_embeddings.weight"]["data_offsets"] =
+                serde_json::json!([0, far]);
             serde_json::to_string(&header).expect("JSON")
         });
         let why = refusal(dir.path());

@@ -67,40 +67,34 @@ fn dots(level: Level) -> Dots {
 #[derive(Clone, Copy)]
 pub(super) struct Quantised {
     pub(super) rows: Rows,
-    scales: *const RowScale,
+    scales: *mut RowScale,
 }
 
-/// Calls `run` with `x` quantised as the dots of `level` read it.
+/// Calls `run` with room for `x` as the dots of `level` read it.
 pub(super) fn with_rows<R>(level: Level, x: Mat<'_>, run: impl FnOnce(Quantised) -> R) -> R {
-    let (m, steps) = (x.rows(), x.cols().div_ceil(4));
-    let wide = dots(level) == Dots::Wide;
-    // Bytes are stored by whole vectors, behind the place of the words they are widened to.
-    let skip = if wide { 4 * steps } else { 0 };
-    let stride = row_stride(skip + x.cols().next_multiple_of(LANES));
+    let (m, k) = (x.rows(), x.cols());
+    let stride = match dots(level) {
+        // Bytes are stored by whole vectors, behind the place of the words that they are widened to.
+        Dots::Wide => row_stride(wide_skip(k) + k.next_multiple_of(LANES)),
+        _ => row_stride(k.next_multiple_of(LANES)),
+    };
     let head = (m * size_of::<RowScale>()).next_multiple_of(64);
     with_bytes(head + m * stride, |bytes| {
-        let scales = bytes.cast::<RowScale>();
-        let ptr = bytes.wrapping_add(head);
-        // SAFETY: there is room for m scales, and for m rows of whole vectors behind `skip` bytes.
-        unsafe {
-            simd::run_at(
-                level,
-                Quantise {
-                    x,
-                    to: ptr.wrapping_add(skip),
-                    stride,
-                    scales,
-                },
-            );
-            if wide {
-                (0..m).for_each(|r| widen(ptr.add(r * stride), steps));
-            }
-        }
+        let rows = Rows {
+            ptr: bytes.wrapping_add(head),
+            stride,
+            m,
+        };
         run(Quantised {
-            rows: Rows { ptr, stride, m },
-            scales,
+            rows,
+            scales: bytes.cast(),
         })
     })
+}
+
+/// Where the bytes of a row of `k` lie before they are widened.
+fn wide_skip(k: usize) -> usize {
+    4 * k.div_ceil(4)
 }
 
 /// Spreads `steps` quads of bytes, which lie behind `8 steps - 4 steps` bytes, to pairs of 16 bits from the start on.
@@ -120,41 +114,31 @@ unsafe fn widen(p: *mut u8, steps: usize) {
     }
 }
 
-/// Quantises the rows of `x`, one scale and zero point each.
-struct Quantise<'a> {
-    x: Mat<'a>,
-    to: *mut u8,
-    stride: usize,
-    scales: *mut RowScale,
-}
-
 /// The largest quantised activation. Not 255: the zero point is rounded up, so that nothing is below 0, and the largest
 /// value may then need one more.
 const STEPS: f32 = 254.0;
 
-impl Kernel for Quantise<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        for r in 0..self.x.rows() {
-            let row = self.x.row(r);
-            let (low, high) = range(s, row);
-            let span = high - low;
-            let (scale, inverse, zero) = if span < LEAST_SPAN {
-                (0.0, 0.0, 0.0)
-            } else {
-                let inverse = STEPS / span; // 0 or NaN if `span` is not finite; `scale` tells
-                (span / STEPS, inverse, (-low * inverse).ceil())
-            };
-            // SAFETY: `with_rows` gave room for m scales, and a row of whole vectors every `stride` bytes.
-            unsafe {
-                *self.scales.add(r) = RowScale {
-                    scale,
-                    zero: zero as i32,
-                };
-                bytes(s, row, inverse, zero, self.to.add(r * self.stride));
-            }
-        }
+/// Quantises `row`: bytes to `to`, scale and zero point to `scale`.
+///
+/// # Safety
+/// `to` is writable for `row.len()` bytes, rounded up to a vector, `scale` for itself.
+#[inline(always)]
+unsafe fn quantise<S: Simd>(s: S, row: &[f32], to: *mut u8, scale: *mut RowScale) {
+    let (low, high) = range(s, row);
+    let span = high - low;
+    let (quantum, inverse, zero) = if span < LEAST_SPAN {
+        (0.0, 0.0, 0.0)
+    } else {
+        let inverse = STEPS / span; // 0 or NaN if `span` is not finite; the scale tells
+        (span / STEPS, inverse, (-low * inverse).ceil())
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        *scale = RowScale {
+            scale: quantum,
+            zero: zero as i32,
+        };
+        bytes(s, row, inverse, zero, to);
     }
 }
 
@@ -233,11 +217,11 @@ unsafe fn bytes<S: Simd>(s: S, row: &[f32], inverse: f32, zero: f32, mut to: *mu
 /// # Safety
 /// As [`Job::run`]; rows are those of [`with_rows`] at the same level.
 pub(super) unsafe fn run(level: Level, quantised: Option<Quantised>, job: Job<'_>) -> u64 {
-    let one = RowScale {
+    let mut one = RowScale {
         scale: 1.0,
         zero: 0,
     };
-    let scales = quantised.map_or(&raw const one, |q| q.scales);
+    let scales = quantised.map_or(&raw mut one, |q| q.scales);
     // SAFETY: `dots` detected the features; the rest is the caller's promise.
     unsafe {
         match dots(level) {
@@ -258,7 +242,7 @@ fn header(panel: *const u8) -> (*const f32, *const i32) {
 
 /// Loops that the compiler vectorises as it can.
 #[derive(Clone, Copy)]
-struct Plain(*const RowScale);
+struct Plain(*mut RowScale);
 
 impl Dot for Plain {
     type S = Scalar;
@@ -267,10 +251,25 @@ impl Dot for Plain {
     type X = [u8; 4];
     const K_STEP: usize = 4;
     const X_STEP: usize = 4;
+    const CONVERTS: bool = true;
 
     #[inline(always)]
     fn simd(self) -> Scalar {
         Scalar
+    }
+    #[inline(always)]
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize) {
+        for r in row..row + r {
+            // SAFETY: `with_rows` gave room for a scale and whole vectors a row.
+            unsafe {
+                quantise(
+                    Scalar,
+                    x.row(r),
+                    rows.ptr.add(r * rows.stride),
+                    self.0.add(r),
+                )
+            };
+        }
     }
     #[inline(always)]
     unsafe fn start(self, row: usize, panel: *const u8, _from: *const f32) -> [i32; WIDTH] {
@@ -326,13 +325,13 @@ impl Dot for Plain {
 /// VPMADDWD on bytes widened to 16 bits.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-struct Wide(Avx2, *const RowScale);
+struct Wide(Avx2, *mut RowScale);
 
 /// # Safety
 /// The CPU has the features; the rest as [`Job::run`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn avx2(scales: *const RowScale, job: Job<'_>) -> u64 {
+unsafe fn avx2(scales: *mut RowScale, job: Job<'_>) -> u64 {
     // SAFETY: this function carries the features that the proofs stand for; the rest is the caller's promise.
     unsafe {
         let s = Avx2::assume();
@@ -349,12 +348,24 @@ impl Dot for Wide {
     type X = [__m256i; 2];
     const K_STEP: usize = 4;
     const X_STEP: usize = 8;
+    const CONVERTS: bool = true;
     // Four registers of weights and two of activations: more rows than four would spill.
     const TILE: (usize, usize) = (4, 1);
 
     #[inline(always)]
     fn simd(self) -> Avx2 {
         self.0
+    }
+    #[inline(always)]
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize) {
+        for r in row..row + r {
+            // SAFETY: `with_rows` gave room for a scale a row, and for whole vectors behind `wide_skip` bytes.
+            unsafe {
+                let to = rows.ptr.add(r * rows.stride);
+                quantise(self.0, x.row(r), to.add(wide_skip(x.cols())), self.1.add(r));
+                widen(to, x.cols().div_ceil(4));
+            }
+        }
     }
     #[inline(always)]
     unsafe fn start(self, row: usize, panel: *const u8, _from: *const f32) -> [__m256i; 2] {
@@ -426,13 +437,13 @@ impl Dot for Wide {
 /// VPDPBUSD.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-struct Vnni(Avx512, *const RowScale);
+struct Vnni(Avx512, *mut RowScale);
 
 /// # Safety
 /// The CPU has the features; the rest as [`Job::run`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn avx512_vnni(scales: *const RowScale, job: Job<'_>) -> u64 {
+unsafe fn avx512_vnni(scales: *mut RowScale, job: Job<'_>) -> u64 {
     // SAFETY: this function carries the features that the proofs stand for; the rest is the caller's promise.
     unsafe {
         let s = Avx512::assume();
@@ -449,10 +460,25 @@ impl Dot for Vnni {
     type X = __m512i;
     const K_STEP: usize = 4;
     const X_STEP: usize = 4;
+    const CONVERTS: bool = true;
 
     #[inline(always)]
     fn simd(self) -> Avx512 {
         self.0
+    }
+    #[inline(always)]
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize) {
+        for r in row..row + r {
+            // SAFETY: `with_rows` gave room for a scale and whole vectors a row.
+            unsafe {
+                quantise(
+                    self.0,
+                    x.row(r),
+                    rows.ptr.add(r * rows.stride),
+                    self.1.add(r),
+                )
+            };
+        }
     }
     #[inline(always)]
     unsafe fn start(self, row: usize, panel: *const u8, _from: *const f32) -> __m512i {
