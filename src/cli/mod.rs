@@ -19,7 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
-  # No model at hand: a tiny one is built in, with two adapters, sentiment and topic
+  # No model at hand: a small one is built in, with the adapters sentiment, question and intent
   sorank classify --use sentiment 'what a wonderful trip' 'the soup was cold'
   # Embeddings of a sentence-transformers model
   sorank embed --model ./all-MiniLM-L6-v2 'a text' 'another text'

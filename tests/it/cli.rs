@@ -88,7 +88,7 @@ fn the_built_in_model_answers_a_mixed_batch() {
         rows.iter().filter_map(|r| r["adapter"].as_str()).collect();
     assert_eq!(
         adapters.into_iter().collect::<Vec<_>>(),
-        ["sentiment", "topic"]
+        ["intent", "question", "sentiment"]
     );
 }
 
@@ -203,7 +203,7 @@ fn embed_takes_arguments_files_and_plain_stdin() {
 
 #[test]
 fn a_bad_row_stops_with_its_line_or_is_reported_in_its_place() {
-    let input = "{\"text\": \"good\", \"adapter\": \"sentiment\"}\n{\"text\": 7}\n{\"text\": \"fine\", \"adapter\": \"topic\"}\n";
+    let input = "{\"text\": \"good\", \"adapter\": \"sentiment\"}\n{\"text\": 7}\n{\"text\": \"fine\", \"adapter\": \"question\"}\n";
     let why = fails(1, &["classify", "--input", "-"], input);
     assert!(why.contains("-:2"), "{why}");
     let out = sorank(&["classify", "--input", "-", "--keep-going"], input);
@@ -218,7 +218,7 @@ fn a_bad_row_stops_with_its_line_or_is_reported_in_its_place() {
         "{}",
         rows[1]
     );
-    assert_eq!(rows[2]["adapter"], "topic");
+    assert_eq!(rows[2]["adapter"], "question");
 }
 
 #[test]

@@ -19,7 +19,22 @@ use sorank::{
 pub(crate) const PARITY: f32 = 1e-5;
 
 /// The families whose fixtures must pass.
-pub(crate) const FAMILIES: &[&str] = &["bert", "roberta"];
+pub(crate) const FAMILIES: &[&str] = &[
+    "bert",
+    "roberta",
+    "electra",
+    "distilbert",
+    "xlm-roberta",
+    "camembert",
+    "mpnet",
+    "deberta-v2",
+    "deberta-v2-own",
+    "deberta-v2-nobuckets",
+    "modernbert",
+    "modernbert-bias",
+    "albert",
+    "gte",
+];
 
 /// One family's fixture.
 pub(crate) struct Golden {
