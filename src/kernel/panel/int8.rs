@@ -27,7 +27,7 @@ use super::{
 use crate::simd::{Avx2, Avx512};
 use crate::{
     mat::Mat,
-    simd::{self, Kernel, LANES, Level, Scalar, Simd},
+    simd::{LANES, Level, Scalar, Simd},
 };
 
 /// The sums of K products of `u8` and `i8` must fit `i32`.
