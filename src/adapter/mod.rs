@@ -16,6 +16,7 @@ mod matching;
 mod peft;
 mod peft_config;
 mod prune;
+mod random;
 mod sora;
 mod svd;
 mod tensors;
@@ -30,6 +31,7 @@ use std::{
 
 pub use matching::Targets;
 pub use prune::{Keep, PruneReport, PrunedModule};
+pub use random::{RandomSite, pruned_ranks};
 pub use sora::{ImportedModule, SoraImport, SoraReport};
 
 use crate::{Error, Result, mat::Matrix};

@@ -45,12 +45,18 @@ pub(super) struct ModelArgs {
 pub(super) enum Dtype {
     /// 32-bit floats
     F32,
+    /// 16-bit brain floats: half the memory, about twice the speed where the CPU multiplies them
+    Bf16,
+    /// 8-bit integers, a scale an output channel: a quarter of the memory; adapters and heads stay f32
+    Int8,
 }
 
 impl From<Dtype> for Precision {
     fn from(dtype: Dtype) -> Self {
         match dtype {
             Dtype::F32 => Precision::F32,
+            Dtype::Bf16 => Precision::Bf16,
+            Dtype::Int8 => Precision::Int8,
         }
     }
 }

@@ -22,14 +22,14 @@ pub(super) fn find(tensors: &Tensors, spec: &EncoderSpec, name: &str) -> Option<
     spec.names.aliases.iter().find_map(alias)
 }
 
-/// Reads tensors. A missing or misshapen one reads as nothing, and [`Reader::finish`] reports all of them.
+/// Reads tensors. A missing or wrong one reads as nothing, and [`Reader::finish`] reports all of them.
 pub(super) struct Reader<'a> {
     tensors: &'a Tensors,
     spec: &'a EncoderSpec,
     prefix: &'static str,
     missing: RefCell<BTreeSet<String>>,
     used: RefCell<BTreeSet<String>>,
-    misshapen: RefCell<Option<Error>>,
+    wrong: RefCell<Option<Error>>,
 }
 
 impl<'a> Reader<'a> {
@@ -49,7 +49,7 @@ impl<'a> Reader<'a> {
             prefix,
             missing: RefCell::default(),
             used: RefCell::default(),
-            misshapen: RefCell::default(),
+            wrong: RefCell::default(),
         }
     }
 
@@ -68,14 +68,12 @@ impl<'a> Reader<'a> {
         self.used.borrow_mut().insert(found.clone());
         let tensor = self.tensors.get(&found)?;
         if tensor.shape != shape {
-            self.misshapen
-                .borrow_mut()
-                .get_or_insert_with(|| Error::Shape {
-                    path: self.tensors.path().to_owned(),
-                    name: found,
-                    expected: format!("{shape:?} as the configuration says"),
-                    found: tensor.shape.to_vec(),
-                });
+            self.wrong.borrow_mut().get_or_insert_with(|| Error::Shape {
+                path: self.tensors.path().to_owned(),
+                name: found,
+                expected: format!("{shape:?} as the configuration says"),
+                found: tensor.shape.to_vec(),
+            });
             return None;
         }
         Some(found)
@@ -85,7 +83,11 @@ impl<'a> Reader<'a> {
     pub(super) fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>> {
         let found = self.expect(name, &[n]);
         match found.and_then(|found| self.tensors.get(&found)) {
-            Some(tensor) => tensor.values(&[n]),
+            // Complained of at the end, so that everything else is asked for before.
+            Some(tensor) => tensor.values(&[n]).or_else(|error| {
+                self.wrong.borrow_mut().get_or_insert(error);
+                Ok(Vec::new())
+            }),
             None => Ok(Vec::new()),
         }
     }
@@ -155,6 +157,6 @@ impl<'a> Reader<'a> {
         if !self.missing.borrow().is_empty() || !self.unused().is_empty() {
             return Err(self.missing_error());
         }
-        self.misshapen.into_inner().map_or(Ok(()), Err)
+        self.wrong.into_inner().map_or(Ok(()), Err)
     }
 }

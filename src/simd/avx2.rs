@@ -201,12 +201,35 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn store_u8_ptr(self, v: V, p: *mut u8) {
+    fn max_bits_signed(self, a: V, b: V) -> V {
+        // SAFETY: the file's argument.
+        unsafe {
+            let max = |a, b| {
+                let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+                _mm256_castsi256_ps(_mm256_max_epi32(a, b))
+            };
+            V(max(a.0, b.0), max(a.1, b.1))
+        }
+    }
+    #[inline(always)]
+    fn max_bits_unsigned(self, a: V, b: V) -> V {
+        // SAFETY: the file's argument.
+        unsafe {
+            let max = |a, b| {
+                let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+                _mm256_castsi256_ps(_mm256_max_epu32(a, b))
+            };
+            V(max(a.0, b.0), max(a.1, b.1))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_low_bytes_ptr(self, v: V, p: *mut u8) {
         // SAFETY: the caller promises 16 bytes.
         unsafe {
-            let (a, b) = (_mm256_cvtps_epi32(v.0), _mm256_cvtps_epi32(v.1));
+            let low = |x| _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0xff));
             // Packing works on halves of 128 bits: put the four quarters back in order, then narrow again.
-            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
+            let words = _mm256_packus_epi32(low(v.0), low(v.1));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
             let (low, high) = (
                 _mm256_castsi256_si128(words),
                 _mm256_extracti128_si256::<1>(words),

@@ -134,9 +134,25 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn store_u8_ptr(self, v: __m512, p: *mut u8) {
+    fn max_bits_signed(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the file's argument.
+        unsafe {
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            _mm512_castsi512_ps(_mm512_max_epi32(a, b))
+        }
+    }
+    #[inline(always)]
+    fn max_bits_unsigned(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the file's argument.
+        unsafe {
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            _mm512_castsi512_ps(_mm512_max_epu32(a, b))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_low_bytes_ptr(self, v: __m512, p: *mut u8) {
         // SAFETY: the caller promises 16 bytes.
-        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(v))) }
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_castps_si512(v))) }
     }
     #[inline(always)]
     fn sum(self, a: __m512) -> f32 {

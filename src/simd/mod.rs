@@ -212,12 +212,17 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable for 64 bytes; no alignment is needed.
     unsafe fn load_bf16_pairs_ptr(self, p: *const u8) -> (Self::F, Self::F);
-    /// Rounds to the nearest integer, ties to even, and stores as bytes; more than 255 is stored as 255. Lanes
-    /// below -0.5 and NaN are stored as any byte.
+    /// The larger of two lanes' bits as signed integers: for bits of `f32`, the larger of 0 and them if one is 0 and the
+    /// other not NaN; a positive NaN is larger than any number.
+    fn max_bits_signed(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The larger of two lanes' bits as unsigned integers: for bits of `f32`, the lesser of two negative numbers, and a
+    /// negative one before a positive one; a negative NaN before any number.
+    fn max_bits_unsigned(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Stores the low byte of each lane's bits.
     ///
     /// # Safety
     /// `p` is writable for 16 bytes.
-    unsafe fn store_u8_ptr(self, v: Self::F, p: *mut u8);
+    unsafe fn store_low_bytes_ptr(self, v: Self::F, p: *mut u8);
     /// Sum of the lanes by a fixed tree: halves are added until one lane is left.
     fn sum(self, a: Self::F) -> f32;
     /// Largest lane.

@@ -124,11 +124,20 @@ impl Simd for Scalar {
         )
     }
     #[inline(always)]
-    unsafe fn store_u8_ptr(self, v: V, p: *mut u8) {
+    fn max_bits_signed(self, a: V, b: V) -> V {
+        let bits = |x: f32| x.to_bits().cast_signed();
+        map2(a, b, |a, b| if bits(a) > bits(b) { a } else { b })
+    }
+    #[inline(always)]
+    fn max_bits_unsigned(self, a: V, b: V) -> V {
+        map2(a, b, |a, b| if a.to_bits() > b.to_bits() { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn store_low_bytes_ptr(self, v: V, p: *mut u8) {
         // SAFETY: the caller promises 16 writable bytes.
         unsafe {
             p.cast::<[u8; LANES]>()
-                .write_unaligned(self.round(v).map(|x| x as u8))
+                .write_unaligned(v.map(|x| x.to_bits() as u8))
         }
     }
     #[inline(always)]

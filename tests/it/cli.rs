@@ -301,3 +301,39 @@ fn help_teaches_and_completions_come() {
     }
     assert!(!sorank(&["completions", "bash"], "").stdout.is_empty());
 }
+
+#[test]
+fn empty_text_is_refused_by_its_line() {
+    let why = fails(
+        1,
+        &["embed", "--input", "-"],
+        "{\"text\": \"a\"}\n{\"text\": \"  \"}\n",
+    );
+    assert!(why.contains("-:2") && why.contains("empty"), "{why}");
+    let why = fails(1, &["embed", ""], "");
+    assert!(why.contains("empty"), "{why}");
+}
+
+#[test]
+fn a_hundred_kilobytes_of_text_are_refused_or_cut() {
+    let long = "All work and no play. ".repeat(5_000);
+    let why = fails(1, &["embed", "--input", "-"], &format!("{long}\n"));
+    assert!(why.contains("-:1") && why.contains("tokens"), "{why}");
+    assert_eq!(
+        lines(
+            &["embed", "--input", "-", "--truncate"],
+            &format!("{long}\n")
+        )
+        .len(),
+        1
+    );
+}
+
+#[test]
+fn invalid_utf8_is_refused_by_its_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("rows.txt");
+    std::fs::write(&path, b"good\n\xff\xfe bad\n").expect("written");
+    let why = fails(1, &["embed", "--input", path.to_str().expect("UTF-8")], "");
+    assert!(why.contains("rows.txt:2") && why.contains("UTF-8"), "{why}");
+}

@@ -8,6 +8,7 @@ use std::{
 use sorank::{
     adapter::Adapter,
     engine::{Admitted, Answer, Engine, Request, Want},
+    kernel::panel::Precision,
     model::{LoadOptions, Model},
     text::{Tokenizer, Truncate},
     weights::Source,
@@ -68,13 +69,27 @@ pub(crate) fn read_tensors(bytes: &[u8]) -> BTreeMap<String, (Vec<usize>, Vec<f3
 
 /// A base packed in memory: tests leave nothing in the user's cache.
 pub(crate) fn load(dir: &Path) -> Model {
+    load_at(dir, Precision::F32)
+}
+
+/// As [`load`], its linears at `precision`.
+pub(crate) fn load_at(dir: &Path, precision: Precision) -> Model {
     let source = Source::dir(dir).expect("the base's directory");
-    Model::load(source, &LoadOptions::default()).expect("the base loads")
+    let options = LoadOptions {
+        precision: Some(precision),
+        ..LoadOptions::default()
+    };
+    Model::load(source, &options).expect("the base loads")
 }
 
 /// An engine over the base in `dir`.
 pub(crate) fn engine(dir: &Path, max_batch_tokens: usize) -> Engine {
-    let model = load(dir);
+    engine_at(dir, max_batch_tokens, Precision::F32)
+}
+
+/// As [`engine`], the base's linears at `precision`.
+pub(crate) fn engine_at(dir: &Path, max_batch_tokens: usize, precision: Precision) -> Engine {
+    let model = load_at(dir, precision);
     let source = model.source().clone();
     let tokenizer = Tokenizer::load(&|name| source.read(name), dir).expect("the tokenizer loads");
     Engine::new(model, tokenizer, max_batch_tokens).expect("the engine starts")
@@ -134,7 +149,12 @@ impl Golden {
 
     /// The engine with every adapter of the fixture.
     pub(crate) fn engine(&self, max_batch_tokens: usize) -> Engine {
-        let engine = engine(&self.base(), max_batch_tokens);
+        self.engine_at(max_batch_tokens, Precision::F32)
+    }
+
+    /// As [`Golden::engine`], the base's linears at `precision`.
+    pub(crate) fn engine_at(&self, max_batch_tokens: usize, precision: Precision) -> Engine {
+        let engine = engine_at(&self.base(), max_batch_tokens, precision);
         for name in self.adapters() {
             add(&engine, &name, &self.adapter_dir(&name));
         }

@@ -2,6 +2,7 @@
 //!
 //! parity: answers equal those of transformers and peft · batching: alone equals batched, bit for bit ·
 //! adapters: binding, refusals · merge: in place and to a file · cli: the binary as a person runs it ·
+//! precision: bf16 and int8 near f32, and alone equals batched there too ·
 //! hostile: damaged files are refused by name · layering: the house keeps its shape
 
 mod adapters;
@@ -13,3 +14,4 @@ mod layering;
 mod merge;
 mod minilm;
 mod parity;
+mod precision;

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use sorank::{
     engine::{Engine, Request, Want},
+    kernel::panel::Precision,
     text::Truncate,
 };
 
-use crate::fixtures::{embedding, engine, manifest_dir, shared};
+use crate::fixtures::{embedding, engine, engine_at, manifest_dir, shared};
 
 /// Largest difference of an L2-normed embedding to transformers'. Entries are around 0.05, f32 sums over 384 terms.
 const MOST: f32 = 2e-6;
@@ -111,14 +112,10 @@ fn pearson(a: &[f64], b: &[f64]) -> f64 {
     dot(a, ma, b, mb) / (dot(a, ma, a, ma) * dot(b, mb, b, mb)).sqrt()
 }
 
-#[test]
-fn spearman_on_stsb_dev_equals_transformers() {
-    let (Some(model), Some(dev)) = (
-        shared("models/all-MiniLM-L6-v2"),
-        shared("data/glue/STS-B/dev.tsv"),
-    ) else {
-        return;
-    };
+/// Spearman's correlation of cosines with the scores of STS-B dev; `None` where the data is not there.
+pub(crate) fn spearman_on_stsb_dev(precision: Precision) -> Option<f64> {
+    let model = shared("models/all-MiniLM-L6-v2")?;
+    let dev = shared("data/glue/STS-B/dev.tsv")?;
     let text = std::fs::read_to_string(dev).expect("dev.tsv");
     let mut lines = text.lines();
     let header: Vec<&str> = lines.next().expect("a header").split('\t').collect();
@@ -131,12 +128,19 @@ fn spearman_on_stsb_dev_equals_transformers() {
         scores.push(fields[score].parse::<f64>().expect("a score"));
     }
     assert_eq!(scores.len(), 1500);
-    let vectors = embed(&engine(&model, 2048), &texts);
+    let vectors = embed(&engine_at(&model, 2048, precision), &texts);
     let cosines: Vec<f64> = vectors
         .chunks_exact(2)
         .map(|p| p[0].iter().zip(&p[1]).map(|(a, b)| f64::from(a * b)).sum())
         .collect();
-    let got = pearson(&ranks(&cosines), &ranks(&scores));
+    Some(pearson(&ranks(&cosines), &ranks(&scores)))
+}
+
+#[test]
+fn spearman_on_stsb_dev_equals_transformers() {
+    let Some(got) = spearman_on_stsb_dev(Precision::F32) else {
+        return;
+    };
     let want = golden()["spearman"].as_f64().expect("a number");
     println!("Spearman on STS-B dev: {got:.6}, transformers {want:.6}");
     assert!((got - want).abs() < 0.001, "{got} against {want}");

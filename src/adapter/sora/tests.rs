@@ -1,3 +1,5 @@
+//! Imported SoRA and OpenDelta checkpoints: what they become, and damaged ones.
+
 use serde_json::Value;
 
 use super::*;

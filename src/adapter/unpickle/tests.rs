@@ -1,3 +1,5 @@
+//! Pickles: those of torch, those that would run code, and damaged ones.
+
 use super::*;
 
 /// A pickle of protocol 2 from pieces of its program.

@@ -29,28 +29,16 @@ fn native(level: Level) -> bool {
     return false;
 }
 
-/// Calls `run` with `x` as the dots of `level` read it.
+/// Calls `run` with room for `x` as the dots of `level` read it.
 pub(super) fn with_rows<R>(level: Level, x: Mat<'_>, run: impl FnOnce(Rows) -> R) -> R {
     let pairs = x.cols().div_ceil(2);
-    let native = native(level);
-    let stride = row_stride(pairs * if native { 4 } else { 8 });
+    let stride = row_stride(pairs * if native(level) { 4 } else { 8 });
     with_bytes(x.rows() * stride, |ptr| {
-        let rows = Rows {
+        run(Rows {
             ptr,
             stride,
             m: x.rows(),
-        };
-        if native {
-            // SAFETY: `native` detected the features; a row holds `pairs` pairs.
-            #[cfg(target_arch = "x86_64")]
-            unsafe {
-                convert(x, ptr, stride)
-            };
-        } else {
-            // SAFETY: a row holds two `f32` a pair.
-            simd::run_at(level, Round { x, to: ptr, stride });
-        }
-        run(rows)
+        })
     })
 }
 
@@ -87,6 +75,7 @@ impl<S: Simd> Dot for Widen<S> {
     type X = (S::F, S::F);
     const K_STEP: usize = 2;
     const X_STEP: usize = 8;
+    const CONVERTS: bool = true;
     // Two vectors a panel and two a row: fewer rows or panels than `f32`, or registers spill.
     const TILE: (usize, usize) = match S::LEVEL {
         Level::Avx512 => (8, 2),
@@ -97,6 +86,30 @@ impl<S: Simd> Dot for Widen<S> {
     #[inline(always)]
     fn simd(self) -> S {
         self.0
+    }
+    /// Rounds to `bf16`, kept as `f32`; a missing second of a pair is 0.
+    #[inline(always)]
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize) {
+        let (s, k) = (self.0, x.cols());
+        for r in row..row + r {
+            let from = x.row(r).as_ptr();
+            // SAFETY: `with_rows` gave room for k rounded up to pairs; the reads stay inside the row.
+            unsafe {
+                let to = rows.ptr.add(r * rows.stride).cast::<f32>();
+                let mut i = 0;
+                while i + LANES <= k {
+                    s.store_ptr(s.round_bf16(s.load_ptr(from.add(i))), to.add(i));
+                    i += LANES;
+                }
+                if i < k {
+                    let left = s.round_bf16(s.load_part_ptr(from.add(i), k - i));
+                    match (k - i).next_multiple_of(2) {
+                        LANES => s.store_ptr(left, to.add(i)),
+                        n => s.store_part_ptr(left, to.add(i), n),
+                    }
+                }
+            }
+        }
     }
     #[inline(always)]
     unsafe fn start(self, _row: usize, _panel: *const u8, from: *const f32) -> S::F {
@@ -121,42 +134,6 @@ impl<S: Simd> Dot for Widen<S> {
     #[inline(always)]
     unsafe fn finish(self, acc: S::F, _: usize, _: *const u8, _: *const f32) -> S::F {
         acc
-    }
-}
-
-/// Rounds `x` to `bf16`, kept as `f32`; a missing second of a pair is 0.
-struct Round<'a> {
-    x: Mat<'a>,
-    to: *mut u8,
-    stride: usize,
-}
-
-impl Kernel for Round<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let k = self.x.cols();
-        for r in 0..self.x.rows() {
-            let from = self.x.row(r).as_ptr();
-            // SAFETY: `with_rows` gave room for k rounded up to pairs; the reads stay inside the row.
-            unsafe {
-                let to = self.to.add(r * self.stride).cast::<f32>();
-                let mut i = 0;
-                while i + LANES <= k {
-                    s.store_ptr(s.round_bf16(s.load_ptr(from.add(i))), to.add(i));
-                    i += LANES;
-                }
-                if i < k {
-                    let left = s.load_part_ptr(from.add(i), k - i);
-                    let n = (k - i).next_multiple_of(2);
-                    if n == LANES {
-                        s.store_ptr(s.round_bf16(left), to.add(i));
-                    } else {
-                        s.store_part_ptr(s.round_bf16(left), to.add(i), n);
-                    }
-                }
-            }
-        }
     }
 }
 
@@ -186,10 +163,41 @@ impl Dot for Native {
     type X = __m512i;
     const K_STEP: usize = 2;
     const X_STEP: usize = 4;
+    const CONVERTS: bool = true;
 
     #[inline(always)]
     fn simd(self) -> Avx512 {
         self.0
+    }
+    /// Rounds to packed pairs of `bf16`; a missing second of a pair is 0.
+    #[inline(always)]
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize) {
+        const BOTH: usize = 2 * LANES;
+        let k = x.cols();
+        for r in row..row + r {
+            let from = x.row(r).as_ptr();
+            // SAFETY: whole vectors lie inside the row; masks name what is left of it, and whole pairs of the target.
+            unsafe {
+                let to = rows.ptr.add(r * rows.stride).cast::<i16>();
+                let mut i = 0;
+                while i + BOTH <= k {
+                    let a = _mm512_loadu_ps(from.add(i));
+                    let b = _mm512_loadu_ps(from.add(i + LANES));
+                    let v = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
+                    _mm512_storeu_si512(to.add(i).cast(), v);
+                    i += BOTH;
+                }
+                if i < k {
+                    let left = (1u64 << (k - i)) - 1;
+                    let whole = (1u64 << (k - i).next_multiple_of(2)) - 1;
+                    let a = _mm512_maskz_loadu_ps(left as u16, from.add(i));
+                    let b =
+                        _mm512_maskz_loadu_ps((left >> LANES) as u16, from.wrapping_add(i + LANES));
+                    let v = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
+                    _mm512_mask_storeu_epi16(to.add(i), whole as u32, v);
+                }
+            }
+        }
     }
     #[inline(always)]
     unsafe fn start(self, _row: usize, _panel: *const u8, from: *const f32) -> __m512 {
@@ -220,41 +228,5 @@ impl Dot for Native {
     #[inline(always)]
     unsafe fn finish(self, acc: __m512, _: usize, _: *const u8, _: *const f32) -> __m512 {
         acc
-    }
-}
-
-/// Rounds `x` to rows of packed `bf16`, `stride` bytes apart; a missing second of a pair is 0.
-///
-/// # Safety
-/// The CPU has the features; `to` has room for a row of whole pairs every `stride` bytes.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn convert(x: Mat<'_>, to: *mut u8, stride: usize) {
-    const PAIR: usize = 2 * LANES;
-    let k = x.cols();
-    for r in 0..x.rows() {
-        let from = x.row(r).as_ptr();
-        // SAFETY: whole vectors lie inside the row; masks name what is left of it, and whole pairs of the target.
-        unsafe {
-            let to = to.add(r * stride).cast::<u16>();
-            let mut i = 0;
-            while i + PAIR <= k {
-                let (a, b) = (
-                    _mm512_loadu_ps(from.add(i)),
-                    _mm512_loadu_ps(from.add(i + LANES)),
-                );
-                let v = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
-                _mm512_storeu_si512(to.add(i).cast(), v);
-                i += PAIR;
-            }
-            if i < k {
-                let left = (1u64 << (k - i)) - 1;
-                let whole = (1u64 << (k - i).next_multiple_of(2)) - 1;
-                let a = _mm512_maskz_loadu_ps(left as u16, from.add(i));
-                let b = _mm512_maskz_loadu_ps((left >> LANES) as u16, from.wrapping_add(i + LANES));
-                let v = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(b, a));
-                _mm512_mask_storeu_epi16(to.add(i).cast(), whole as u32, v);
-            }
-        }
     }
 }

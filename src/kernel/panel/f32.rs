@@ -1,7 +1,10 @@
 //! `f32` weights: a step of K is one `f32` a column, a dot is one multiply-add, at every level.
 
-use super::tile::{Dot, Job};
-use crate::simd::{self, Kernel, Level, Simd};
+use super::tile::{Dot, Job, Rows};
+use crate::{
+    mat::Mat,
+    simd::{self, Kernel, Level, Simd},
+};
 
 /// Multiply-adds of `f32`, fused where the level can.
 #[derive(Clone, Copy)]
@@ -14,11 +17,14 @@ impl<S: Simd> Dot for Fma<S> {
     type X = S::F;
     const K_STEP: usize = 1;
     const X_STEP: usize = 4;
+    const CONVERTS: bool = false;
 
     #[inline(always)]
     fn simd(self) -> S {
         self.0
     }
+    #[inline(always)]
+    unsafe fn prepare(self, _: Mat<'_>, _: Rows, _: usize, _: usize) {}
     #[inline(always)]
     unsafe fn start(self, _row: usize, _panel: *const u8, from: *const f32) -> S::F {
         // SAFETY: the caller promises 16 elements.

@@ -1,7 +1,7 @@
 //! `i8` weights: a step of K is a quad a column; activations are quantised row by row, sums are exact in `i32`.
 //!
 //! Weights: one scale a column, `w = scale_c q`, `q` in -127..=127. Activations: one scale and one zero point a row,
-//! `x = scale_r (q - zero)`, `q` in 0..=255. Asymmetric, because what follows a GELU lies in -0.17..max: a range
+//! `x = scale_r (q - zero)`, `q` in 0..=254. Asymmetric, because what follows a GELU lies in -0.17..max: a range
 //! around zero would waste most of a bit there, and the zero point costs one multiplication a column and row:
 //!
 //! `sum x w = scale_r scale_c (sum q_x q_w - zero sum q_w)`
@@ -67,40 +67,34 @@ fn dots(level: Level) -> Dots {
 #[derive(Clone, Copy)]
 pub(super) struct Quantised {
     pub(super) rows: Rows,
-    scales: *const RowScale,
+    scales: *mut RowScale,
 }
 
-/// Calls `run` with `x` quantised as the dots of `level` read it.
+/// Calls `run` with room for `x` as the dots of `level` read it.
 pub(super) fn with_rows<R>(level: Level, x: Mat<'_>, run: impl FnOnce(Quantised) -> R) -> R {
-    let (m, steps) = (x.rows(), x.cols().div_ceil(4));
-    let wide = dots(level) == Dots::Wide;
-    // Bytes are stored by whole vectors, behind the place of the words they are widened to.
-    let skip = if wide { 4 * steps } else { 0 };
-    let stride = row_stride(skip + x.cols().next_multiple_of(LANES));
+    let (m, k) = (x.rows(), x.cols());
+    let stride = match dots(level) {
+        // Bytes are stored by whole vectors, behind the place of the words that they are widened to.
+        Dots::Wide => row_stride(wide_skip(k) + k.next_multiple_of(LANES)),
+        _ => row_stride(k.next_multiple_of(LANES)),
+    };
     let head = (m * size_of::<RowScale>()).next_multiple_of(64);
     with_bytes(head + m * stride, |bytes| {
-        let scales = bytes.cast::<RowScale>();
-        let ptr = bytes.wrapping_add(head);
-        // SAFETY: there is room for m scales, and for m rows of whole vectors behind `skip` bytes.
-        unsafe {
-            simd::run_at(
-                level,
-                Quantise {
-                    x,
-                    to: ptr.wrapping_add(skip),
-                    stride,
-                    scales,
-                },
-            );
-            if wide {
-                (0..m).for_each(|r| widen(ptr.add(r * stride), steps));
-            }
-        }
+        let rows = Rows {
+            ptr: bytes.wrapping_add(head),
+            stride,
+            m,
+        };
         run(Quantised {
-            rows: Rows { ptr, stride, m },
-            scales,
+            rows,
+            scales: bytes.cast(),
         })
     })
+}
+
+/// Where the bytes of a row of `k` lie before they are widened.
+fn wide_skip(k: usize) -> usize {
+    4 * k.div_ceil(4)
 }
 
 /// Spreads `steps` quads of bytes, which lie behind `8 steps - 4 steps` bytes, to pairs of 16 bits from the start on.
@@ -120,50 +114,39 @@ unsafe fn widen(p: *mut u8, steps: usize) {
     }
 }
 
-/// Quantises the rows of `x`, one scale and zero point each.
-struct Quantise<'a> {
-    x: Mat<'a>,
-    to: *mut u8,
-    stride: usize,
-    scales: *mut RowScale,
-}
+/// The largest quantised activation. Not 255: the zero point is rounded up, so that nothing is below 0, and the largest
+/// value may then need one more.
+const STEPS: f32 = 254.0;
 
-impl Kernel for Quantise<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        for r in 0..self.x.rows() {
-            let row = self.x.row(r);
-            let (low, high, poison) = range(s, row);
-            let span = high - low;
-            let (inverse, zero) = if span >= LEAST_SPAN {
-                let inverse = 255.0 / span;
-                (inverse, (-low * inverse).round_ties_even())
-            } else {
-                (0.0, 0.0)
-            };
-            let scale = if span >= LEAST_SPAN {
-                span / 255.0
-            } else {
-                0.0
-            };
-            // SAFETY: `with_rows` gave room for m scales, and a row of whole vectors every `stride` bytes.
-            unsafe {
-                *self.scales.add(r) = RowScale {
-                    scale: scale + poison,
-                    zero: zero as i32,
-                };
-                bytes(s, row, inverse, zero, self.to.add(r * self.stride));
-            }
-        }
+/// Quantises `row`: bytes to `to`, scale and zero point to `scale`.
+///
+/// # Safety
+/// `to` is writable for `row.len()` bytes, rounded up to a vector, `scale` for itself.
+#[inline(always)]
+unsafe fn quantise<S: Simd>(s: S, row: &[f32], to: *mut u8, scale: *mut RowScale) {
+    let (low, high) = range(s, row);
+    let span = high - low;
+    let (quantum, inverse, zero) = if span < LEAST_SPAN {
+        (0.0, 0.0, 0.0)
+    } else {
+        let inverse = STEPS / span; // 0 or NaN if `span` is not finite; the scale tells
+        (span / STEPS, inverse, (-low * inverse).ceil())
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        *scale = RowScale {
+            scale: quantum,
+            zero: zero as i32,
+        };
+        bytes(s, row, inverse, zero, to);
     }
 }
 
-/// The least and the largest of 0 and `row`, and 0, or NaN if any element is infinite or NaN.
+/// The least and the largest of 0 and `row`, by their bits; a NaN in `row` comes out in one of them.
 #[inline(always)]
-fn range<S: Simd>(s: S, row: &[f32]) -> (f32, f32, f32) {
-    let zero = s.splat(0.0);
-    let (mut low, mut high, mut poison) = ([zero; 4], [zero; 4], [zero; 4]);
+fn range<S: Simd>(s: S, row: &[f32]) -> (f32, f32) {
+    let mut low = [s.splat(0.0); 4];
+    let mut high = low;
     let four = row.chunks_exact(4 * LANES);
     for (i, v) in four.remainder().chunks(LANES).enumerate() {
         let v = if v.len() == LANES {
@@ -171,52 +154,61 @@ fn range<S: Simd>(s: S, row: &[f32]) -> (f32, f32, f32) {
         } else {
             s.load_part(v)
         };
-        (low[i], high[i], poison[i]) = (
-            s.min(v, low[i]),
-            s.max(v, high[i]),
-            s.fma(v, zero, poison[i]),
+        (low[i], high[i]) = (
+            s.max_bits_unsigned(low[i], v),
+            s.max_bits_signed(high[i], v),
         );
     }
     for four in four {
         for i in 0..4 {
             let v = s.load(&four[i * LANES..]);
-            low[i] = s.min(v, low[i]);
-            high[i] = s.max(v, high[i]);
-            poison[i] = s.fma(v, zero, poison[i]);
+            (low[i], high[i]) = (
+                s.max_bits_unsigned(low[i], v),
+                s.max_bits_signed(high[i], v),
+            );
         }
     }
     for i in 1..4 {
-        low[0] = s.min(low[0], low[i]);
-        high[0] = s.max(high[0], high[i]);
-        poison[0] = s.add(poison[0], poison[i]);
+        low[0] = s.max_bits_unsigned(low[0], low[i]);
+        high[0] = s.max_bits_signed(high[0], high[i]);
     }
-    (
-        -s.max_lane(s.sub(zero, low[0])),
-        s.max_lane(high[0]),
-        s.sum(poison[0]),
-    )
+    let (mut lows, mut highs) = ([0.0f32; LANES], [0.0f32; LANES]);
+    s.store(low[0], &mut lows);
+    s.store(high[0], &mut highs);
+    let low = lows.iter().fold(0, |m, x| x.to_bits().max(m));
+    let high = highs
+        .iter()
+        .fold(0, |m, x| x.to_bits().cast_signed().max(m));
+    // The largest bits are those of a positive number if there is no negative one.
+    let low = if low >> 31 == 1 {
+        f32::from_bits(low)
+    } else {
+        0.0
+    };
+    (low, f32::from_bits(high.cast_unsigned()))
 }
 
-/// `round(x * inverse + zero)` of every element, as bytes. The product is rounded before the sum, so that the least
-/// element, which gave `zero`, lies in -0.5..=0.5 and no byte is below 0.
+/// `round(x * inverse + zero)` of every element, as bytes.
 ///
 /// # Safety
 /// `to` is writable for `row.len()` bytes, rounded up to a vector.
 #[inline(always)]
 unsafe fn bytes<S: Simd>(s: S, row: &[f32], inverse: f32, zero: f32, mut to: *mut u8) {
-    let (inverse, zero) = (s.splat(inverse), s.splat(zero));
+    /// Added to a small number, it leaves the nearest integer in the low bits.
+    const MAGIC: f32 = 12_582_912.0; // 1.5 x 2^23
+    let (inverse, zero) = (s.splat(inverse), s.splat(zero + MAGIC));
     let whole = row.chunks_exact(LANES);
     let left = whole.remainder();
     for v in whole {
         // SAFETY: the caller promises the room.
         unsafe {
-            s.store_u8_ptr(s.add(s.mul(s.load(v), inverse), zero), to);
+            s.store_low_bytes_ptr(s.fma(s.load(v), inverse, zero), to);
             to = to.add(LANES);
         }
     }
     if !left.is_empty() {
         // SAFETY: as above. What follows the row's last element multiplies weights of zero.
-        unsafe { s.store_u8_ptr(s.add(s.mul(s.load_part(left), inverse), zero), to) };
+        unsafe { s.store_low_bytes_ptr(s.fma(s.load_part(left), inverse, zero), to) };
     }
 }
 
@@ -225,11 +217,11 @@ unsafe fn bytes<S: Simd>(s: S, row: &[f32], inverse: f32, zero: f32, mut to: *mu
 /// # Safety
 /// As [`Job::run`]; rows are those of [`with_rows`] at the same level.
 pub(super) unsafe fn run(level: Level, quantised: Option<Quantised>, job: Job<'_>) -> u64 {
-    let one = RowScale {
+    let mut one = RowScale {
         scale: 1.0,
         zero: 0,
     };
-    let scales = quantised.map_or(&raw const one, |q| q.scales);
+    let scales = quantised.map_or(&raw mut one, |q| q.scales);
     // SAFETY: `dots` detected the features; the rest is the caller's promise.
     unsafe {
         match dots(level) {
@@ -250,7 +242,7 @@ fn header(panel: *const u8) -> (*const f32, *const i32) {
 
 /// Loops that the compiler vectorises as it can.
 #[derive(Clone, Copy)]
-struct Plain(*const RowScale);
+struct Plain(*mut RowScale);
 
 impl Dot for Plain {
     type S = Scalar;
@@ -259,10 +251,25 @@ impl Dot for Plain {
     type X = [u8; 4];
     const K_STEP: usize = 4;
     const X_STEP: usize = 4;
+    const CONVERTS: bool = true;
 
     #[inline(always)]
     fn simd(self) -> Scalar {
         Scalar
+    }
+    #[inline(always)]
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize) {
+        for r in row..row + r {
+            // SAFETY: `with_rows` gave room for a scale and whole vectors a row.
+            unsafe {
+                quantise(
+                    Scalar,
+                    x.row(r),
+                    rows.ptr.add(r * rows.stride),
+                    self.0.add(r),
+                )
+            };
+        }
     }
     #[inline(always)]
     unsafe fn start(self, row: usize, panel: *const u8, _from: *const f32) -> [i32; WIDTH] {
@@ -318,13 +325,13 @@ impl Dot for Plain {
 /// VPMADDWD on bytes widened to 16 bits.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-struct Wide(Avx2, *const RowScale);
+struct Wide(Avx2, *mut RowScale);
 
 /// # Safety
 /// The CPU has the features; the rest as [`Job::run`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn avx2(scales: *const RowScale, job: Job<'_>) -> u64 {
+unsafe fn avx2(scales: *mut RowScale, job: Job<'_>) -> u64 {
     // SAFETY: this function carries the features that the proofs stand for; the rest is the caller's promise.
     unsafe {
         let s = Avx2::assume();
@@ -341,12 +348,24 @@ impl Dot for Wide {
     type X = [__m256i; 2];
     const K_STEP: usize = 4;
     const X_STEP: usize = 8;
+    const CONVERTS: bool = true;
     // Four registers of weights and two of activations: more rows than four would spill.
     const TILE: (usize, usize) = (4, 1);
 
     #[inline(always)]
     fn simd(self) -> Avx2 {
         self.0
+    }
+    #[inline(always)]
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize) {
+        for r in row..row + r {
+            // SAFETY: `with_rows` gave room for a scale a row, and for whole vectors behind `wide_skip` bytes.
+            unsafe {
+                let to = rows.ptr.add(r * rows.stride);
+                quantise(self.0, x.row(r), to.add(wide_skip(x.cols())), self.1.add(r));
+                widen(to, x.cols().div_ceil(4));
+            }
+        }
     }
     #[inline(always)]
     unsafe fn start(self, row: usize, panel: *const u8, _from: *const f32) -> [__m256i; 2] {
@@ -418,13 +437,13 @@ impl Dot for Wide {
 /// VPDPBUSD.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-struct Vnni(Avx512, *const RowScale);
+struct Vnni(Avx512, *mut RowScale);
 
 /// # Safety
 /// The CPU has the features; the rest as [`Job::run`].
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn avx512_vnni(scales: *const RowScale, job: Job<'_>) -> u64 {
+unsafe fn avx512_vnni(scales: *mut RowScale, job: Job<'_>) -> u64 {
     // SAFETY: this function carries the features that the proofs stand for; the rest is the caller's promise.
     unsafe {
         let s = Avx512::assume();
@@ -441,10 +460,25 @@ impl Dot for Vnni {
     type X = __m512i;
     const K_STEP: usize = 4;
     const X_STEP: usize = 4;
+    const CONVERTS: bool = true;
 
     #[inline(always)]
     fn simd(self) -> Avx512 {
         self.0
+    }
+    #[inline(always)]
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize) {
+        for r in row..row + r {
+            // SAFETY: `with_rows` gave room for a scale and whole vectors a row.
+            unsafe {
+                quantise(
+                    self.0,
+                    x.row(r),
+                    rows.ptr.add(r * rows.stride),
+                    self.1.add(r),
+                )
+            };
+        }
     }
     #[inline(always)]
     unsafe fn start(self, row: usize, panel: *const u8, _from: *const f32) -> __m512i {

@@ -42,8 +42,16 @@ pub(super) trait Dot: Copy {
     /// Rows and panels of the register tile, at most the level's.
     const TILE: (usize, usize) = (Self::S::TILE_ROWS, Self::S::TILE_PANELS);
 
+    /// Whether rows are converted, by [`Dot::prepare`], or read as they are.
+    const CONVERTS: bool;
+
     /// The level's vectors.
     fn simd(self) -> Self::S;
+    /// Writes rows `row..row + r` of `x` to `rows` as this dot reads them, if it [`Dot::CONVERTS`].
+    ///
+    /// # Safety
+    /// `x` and `rows` hold `row + r` rows, `rows` in the scratch that the precision laid out.
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize);
     /// The first value of a chain: `from` is the initial sum of 16 columns, `panel` their panel (its header), `row`
     /// the row.
     ///
@@ -78,17 +86,17 @@ pub(super) trait Dot: Copy {
 /// Rows of activations as the micro-kernel reads them: `m` rows of [`Dot::X_STEP`] bytes a step.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
-    pub(super) ptr: *const u8,
+    pub(super) ptr: *mut u8,
     /// Bytes from one row to the next.
     pub(super) stride: usize,
     pub(super) m: usize,
 }
 
 impl Rows {
-    /// `f32` activations as they are.
+    /// `f32` activations as they are, never written.
     pub(super) fn of(x: Mat<'_>) -> Self {
         Self {
-            ptr: x.as_ptr().cast(),
+            ptr: x.as_ptr().cast_mut().cast(),
             stride: x.stride() * 4,
             m: x.rows(),
         }
@@ -134,6 +142,56 @@ impl Group {
     }
 }
 
+/// Steps between prefetches.
+const CHUNK: usize = 4;
+
+/// What a tile fetches while it multiplies, so many lines a chunk: its share of the next group, and, in the first group,
+/// the activations that are converted next.
+#[derive(Clone, Copy)]
+struct Ahead {
+    w: *const u8,
+    w_lines: usize,
+    x: *const u8,
+    x_lines: usize,
+}
+
+impl Ahead {
+    const NOTHING: Ahead = Ahead {
+        w: std::ptr::null(),
+        w_lines: 0,
+        x: std::ptr::null(),
+        x_lines: 0,
+    };
+}
+
+/// One step of K: `acc += x w`.
+///
+/// # Safety
+/// `x` holds `R` rows of a step, `stride` bytes apart; `w` is readable for 64 bytes at `P` places, `pitch` bytes apart.
+#[inline(always)]
+unsafe fn step<D: Dot, const R: usize, const P: usize>(
+    d: D,
+    acc: &mut [[D::Acc; P]; R],
+    x: *const u8,
+    stride: usize,
+    w: *const u8,
+    pitch: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut panels = [d.load(w); P];
+        for p in 1..P {
+            panels[p] = d.load(w.add(p * pitch));
+        }
+        for r in 0..R {
+            let word = d.splat(x.add(r * stride));
+            for p in 0..P {
+                acc[r][p] = d.dot(acc[r][p], word, panels[p]);
+            }
+        }
+    }
+}
+
 /// `R` rows from `row` on times `P` panels, the whole of K.
 ///
 /// # Safety
@@ -146,7 +204,7 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
     row: usize,
     group: Group,
     place: Place,
-    mut ahead: *const u8,
+    mut ahead: Ahead,
 ) {
     let s = d.simd();
     // SAFETY: all reads and writes are inside what the caller promises; prefetches may go anywhere.
@@ -160,21 +218,31 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
         }
         let mut x = rows.ptr.add(row * rows.stride);
         let mut w = group.panel.add(group.header);
-        for _ in 0..group.steps {
-            let mut panels = [d.load(w); P];
-            for p in 1..P {
-                panels[p] = d.load(w.add(p * group.pitch));
+        let mut line = 0;
+        for _ in 0..group.steps / CHUNK {
+            if line < R * P {
+                let at = line / P * place.out_stride + line % P * WIDTH;
+                prefetch(place.out.add(at).cast_const().cast());
+                line += 1;
             }
-            prefetch(ahead);
-            for r in 0..R {
-                let word = d.splat(x.add(r * rows.stride));
-                for p in 0..P {
-                    acc[r][p] = d.dot(acc[r][p], word, panels[p]);
-                }
+            for _ in 0..ahead.w_lines {
+                prefetch(ahead.w);
+                ahead.w = ahead.w.wrapping_add(64);
             }
+            for _ in 0..ahead.x_lines {
+                prefetch(ahead.x);
+                ahead.x = ahead.x.wrapping_add(64);
+            }
+            for _ in 0..CHUNK {
+                step(d, &mut acc, x, rows.stride, w, group.pitch);
+                x = x.add(D::X_STEP);
+                w = w.add(group.step);
+            }
+        }
+        for _ in 0..group.steps % CHUNK {
+            step(d, &mut acc, x, rows.stride, w, group.pitch);
             x = x.add(D::X_STEP);
             w = w.add(group.step);
-            ahead = ahead.wrapping_add(64);
         }
         for r in 0..R {
             for p in 0..P {
@@ -198,7 +266,7 @@ unsafe fn tile_rows<D: Dot, const P: usize>(
     row: usize,
     group: Group,
     place: Place,
-    ahead: *const u8,
+    ahead: Ahead,
 ) {
     let most = D::TILE.0;
     // SAFETY: the caller's promise, word for word.
@@ -229,7 +297,7 @@ unsafe fn tile_any<D: Dot>(
     row: usize,
     group: Group,
     place: Place,
-    ahead: *const u8,
+    ahead: Ahead,
 ) {
     let most = D::TILE.1;
     // SAFETY: the caller's promise, word for word.
@@ -340,7 +408,7 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
 ) {
     const MOST: usize = 8; // rows and panels of the largest tile of any level
     let s = d.simd();
-    let Product { w, init, .. } = *product;
+    let Product { x, w, init, .. } = *product;
     let (out, out_stride) = (y.as_mut_ptr(), y.stride());
     let (most_rows, most_panels) = D::TILE;
     let shape = w.shape;
@@ -362,6 +430,21 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
             .as_ptr()
             .wrapping_add((panel + p) * shape.panel_bytes());
         let col = panel * WIDTH;
+        // Lines that a tile fetches a chunk: of the next group, and of the rows that come next.
+        let chunks = (group.steps / CHUNK).max(1);
+        let w_lines = (group.pitch * p).div_ceil(64 * chunks * rows.m.div_ceil(most_rows).max(1));
+        let first = panel == 0 && D::CONVERTS;
+        let x_lines = if first {
+            (x.stride() * 4 * most_rows).div_ceil(64 * chunks)
+        } else {
+            0
+        };
+        // Rows far apart in a wider buffer would fetch what lies between them.
+        let x_lines = if x.stride() > 2 * x.cols() {
+            0
+        } else {
+            x_lines
+        };
         let mut row = 0;
         while row < rows.m {
             let r = most_rows.min(rows.m - row);
@@ -398,8 +481,15 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
                         out_stride,
                     }
                 };
-                // The first tiles of a group fetch the next group, a panel each.
-                let ahead = next.wrapping_add((row / most_rows).min(p) * group.pitch);
+                let ahead = Ahead {
+                    w: next.wrapping_add(row / most_rows * 64 * chunks * w_lines),
+                    w_lines,
+                    x: x.as_ptr().wrapping_add((row + r) * x.stride()).cast(),
+                    x_lines,
+                };
+                if first {
+                    d.prepare(x, rows, row, r);
+                }
                 tile_any(d, (r, p), rows, row, group, place, ahead);
                 if let Some((t, up)) = low {
                     let place = Place {
@@ -408,7 +498,7 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
                         ..place
                     };
                     let group = Group::of(&up, panel);
-                    tile_any(fma, (r, p), Rows::of(t), row, group, place, group.panel);
+                    tile_any(fma, (r, p), Rows::of(t), row, group, place, Ahead::NOTHING);
                 }
                 if ragged || product.activation.is_some() || product.residual.is_some() {
                     let to = (here, out_stride);

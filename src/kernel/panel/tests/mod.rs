@@ -68,7 +68,7 @@ fn twin(precision: Precision, x: &[f32], w: &[f32], init: f32) -> (f64, f64) {
     let (mut sum, mut size, mut quanta) = (f64::from(init), f64::from(init.abs()), 0.0);
     let low = x.iter().fold(0f32, |m, &x| m.min(x));
     let high = x.iter().fold(0f32, |m, &x| m.max(x));
-    let step_x = f64::from(high - low) / 255.0;
+    let step_x = f64::from(high - low) / 254.0;
     let step_w = w.iter().fold(0f64, |m, &x| m.max(f64::from(x.abs()))) / 127.0;
     for (&x, &w) in x.iter().zip(w) {
         let (x, w) = match precision {
@@ -77,9 +77,8 @@ fn twin(precision: Precision, x: &[f32], w: &[f32], init: f32) -> (f64, f64) {
         };
         sum += x * w;
         size += (x * w).abs();
-        // Half a quantum of each operand beside the whole of the other; activations may lose another half where
-        // the rounded zero point pushes the largest over 255.
-        quanta += step_x * w.abs() + step_w / 2.0 * x.abs() + step_x * step_w / 2.0;
+        // Half a quantum of each operand beside the whole of the other.
+        quanta += step_x / 2.0 * w.abs() + step_w / 2.0 * x.abs() + step_x * step_w / 4.0;
     }
     match precision {
         Precision::Int8 => (sum, quanta + 8.0 * ROUNDING * size),
