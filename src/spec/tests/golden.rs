@@ -126,6 +126,9 @@ fn specs_account_for_every_tensor_of_the_golden_checkpoints() {
             }
             if let Some(norm) = dense.norm {
                 expected.insert(format!("{norm}.weight"), vec![spec.hidden]);
+                if spec.embed.norm_bias {
+                    expected.insert(format!("{norm}.bias"), vec![spec.hidden]);
+                }
             }
         }
         let found: BTreeMap<String, Vec<usize>> = tensors
