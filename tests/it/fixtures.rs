@@ -33,7 +33,6 @@ pub(crate) const FAMILIES: &[&str] = &[
     "modernbert",
     "modernbert-bias",
     "albert",
-    "gte",
 ];
 
 /// One family's fixture.
