@@ -21,17 +21,20 @@
 #![allow(unsafe_code)] // micro-kernels work on addresses; shapes are asserted once per product
 
 mod bf16;
+mod dot;
 mod f32;
 mod int8;
 mod owned;
 mod pack;
+mod quantise;
 mod scratch;
 mod tile;
 mod words;
 
 use std::{cell::Cell, ops::Range};
 
-use tile::{Job, Low, Rows};
+use dot::Rows;
+use tile::{Job, Low};
 
 pub use owned::OwnedPanels;
 pub use pack::{add_to, pack, unpack};

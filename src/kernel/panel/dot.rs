@@ -1,0 +1,83 @@
+//! What a step of K means at one precision and level: the few lines that the shared tile is generic over.
+//!
+//! Not here: loops (`tile`), and the dots themselves (the precision's file).
+
+use crate::{mat::Mat, simd::Simd};
+
+/// How one step of K is multiplied at one level. Everything is inlined into the level's trampoline.
+pub(super) trait Dot: Copy {
+    /// Vectors of the epilogue.
+    type S: Simd;
+    /// Sixteen sums in the making.
+    type Acc: Copy;
+    /// A step of a panel: 16 words.
+    type W: Copy;
+    /// A step of a row, in all lanes.
+    type X: Copy;
+    /// Elements of K a step.
+    const K_STEP: usize;
+    /// Bytes of a row a step.
+    const X_STEP: usize;
+    /// Rows and panels of the register tile, at most the level's.
+    const TILE: (usize, usize) = (Self::S::TILE_ROWS, Self::S::TILE_PANELS);
+
+    /// Whether rows are converted, by [`Dot::prepare`], or read as they are.
+    const CONVERTS: bool;
+
+    /// The level's vectors.
+    fn simd(self) -> Self::S;
+    /// Writes rows `row..row + r` of `x` to `rows` as this dot reads them, if it [`Dot::CONVERTS`].
+    ///
+    /// # Safety
+    /// `x` and `rows` hold `row + r` rows, `rows` in the scratch that the precision laid out.
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize);
+    /// The first value of a chain: `from` is the initial sum of 16 columns, `panel` their panel (its header), `row`
+    /// the row.
+    ///
+    /// # Safety
+    /// `from` is readable for 16 elements, `panel` for the header.
+    unsafe fn start(self, row: usize, panel: *const u8, from: *const f32) -> Self::Acc;
+    /// Loads a step of a panel.
+    ///
+    /// # Safety
+    /// `p` is readable for 64 bytes.
+    unsafe fn load(self, p: *const u8) -> Self::W;
+    /// Broadcasts a step of a row.
+    ///
+    /// # Safety
+    /// `p` is readable for [`Dot::X_STEP`] bytes.
+    unsafe fn splat(self, p: *const u8) -> Self::X;
+    /// `acc + x . w`
+    fn dot(self, acc: Self::Acc, x: Self::X, w: Self::W) -> Self::Acc;
+    /// The finished sums, as `f32`. Same meaning and duties as [`Dot::start`].
+    ///
+    /// # Safety
+    /// As [`Dot::start`].
+    unsafe fn finish(
+        self,
+        acc: Self::Acc,
+        row: usize,
+        panel: *const u8,
+        from: *const f32,
+    ) -> <Self::S as Simd>::F;
+}
+
+/// Rows of activations as the micro-kernel reads them: `m` rows of [`Dot::X_STEP`] bytes a step.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    pub(super) ptr: *mut u8,
+    /// Bytes from one row to the next.
+    pub(super) stride: usize,
+    pub(super) m: usize,
+}
+
+impl Rows {
+    /// `f32` activations as they are, never written.
+    pub(super) fn of(x: Mat<'_>) -> Self {
+        Self {
+            ptr: x.as_ptr().cast_mut().cast(),
+            stride: x.stride() * 4,
+            m: x.rows(),
+        }
+    }
+}
