@@ -42,16 +42,13 @@ pub(super) trait Dot: Copy {
     /// Rows and panels of the register tile, at most the level's.
     const TILE: (usize, usize) = (Self::S::TILE_ROWS, Self::S::TILE_PANELS);
 
-    /// Whether rows are converted, by [`Dot::prepare`], or read as they are.
-    const CONVERTS: bool;
-
     /// The level's vectors.
     fn simd(self) -> Self::S;
-    /// Writes rows `row..row + r` of `x` to `rows` as this dot reads them, if it [`Dot::CONVERTS`].
+    /// Writes the rows of `x` to `rows` as this dot reads them; nothing to do where it reads `f32`.
     ///
     /// # Safety
-    /// `x` and `rows` hold `row + r` rows, `rows` in the scratch that the precision laid out.
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize);
+    /// `x` has as many rows as `rows`, which lie in the scratch that the precision laid out.
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows);
     /// The first value of a chain: `from` is the initial sum of 16 columns, `panel` their panel (its header), `row`
     /// the row.
     ///
@@ -145,8 +142,7 @@ impl Group {
 /// Steps between prefetches.
 const CHUNK: usize = 4;
 
-/// What a tile fetches while it multiplies, so many lines a chunk: its share of the next group, and, in the first group,
-/// the activations that are converted next.
+/// What a tile fetches while it multiplies, so many lines a chunk: its share of the next group, and the next tile's rows.
 #[derive(Clone, Copy)]
 struct Ahead {
     w: *const u8,
@@ -415,6 +411,8 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
     let whole = shape.n / WIDTH; // panels with 16 columns; the ragged one passes through `edge`
     let zeros = [0.0f32; WIDTH * MOST];
     let mut edge = [0.0f32; WIDTH * MOST];
+    // SAFETY: the caller's promise.
+    unsafe { d.prepare(x, rows) };
     let mut panel = 0;
     while panel < shape.panels() {
         let ragged = panel == whole;
@@ -433,17 +431,12 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
         // Lines that a tile fetches a chunk: of the next group, and of the rows that come next.
         let chunks = (group.steps / CHUNK).max(1);
         let w_lines = (group.pitch * p).div_ceil(64 * chunks * rows.m.div_ceil(most_rows).max(1));
-        let first = panel == 0 && D::CONVERTS;
-        let x_lines = if first {
-            (x.stride() * 4 * most_rows).div_ceil(64 * chunks)
-        } else {
-            0
-        };
         // Rows far apart in a wider buffer would fetch what lies between them.
-        let x_lines = if x.stride() > 2 * x.cols() {
-            0
+        let near = rows.stride <= 2 * group.steps * D::X_STEP;
+        let x_lines = if near {
+            most_rows * rows.stride / (64 * chunks)
         } else {
-            x_lines
+            0
         };
         let mut row = 0;
         while row < rows.m {
@@ -484,12 +477,9 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
                 let ahead = Ahead {
                     w: next.wrapping_add(row / most_rows * 64 * chunks * w_lines),
                     w_lines,
-                    x: x.as_ptr().wrapping_add((row + r) * x.stride()).cast(),
+                    x: rows.ptr.wrapping_add((row + r) % rows.m * rows.stride),
                     x_lines,
                 };
-                if first {
-                    d.prepare(x, rows, row, r);
-                }
                 tile_any(d, (r, p), rows, row, group, place, ahead);
                 if let Some((t, up)) = low {
                     let place = Place {
