@@ -21,16 +21,13 @@ pub(super) trait Dot: Copy {
     /// Rows and panels of the register tile, at most the level's.
     const TILE: (usize, usize) = (Self::S::TILE_ROWS, Self::S::TILE_PANELS);
 
-    /// Whether rows are converted, by [`Dot::prepare`], or read as they are.
-    const CONVERTS: bool;
-
     /// The level's vectors.
     fn simd(self) -> Self::S;
-    /// Writes rows `row..row + r` of `x` to `rows` as this dot reads them, if it [`Dot::CONVERTS`].
+    /// Writes the rows of `x` to `rows` as this dot reads them; nothing to do where it reads `f32`.
     ///
     /// # Safety
-    /// `x` and `rows` hold `row + r` rows, `rows` in the scratch that the precision laid out.
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize);
+    /// `x` has as many rows as `rows`, which lie in the scratch that the precision laid out.
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows);
     /// The first value of a chain: `from` is the initial sum of 16 columns, `panel` their panel (its header), `row`
     /// the row.
     ///

@@ -20,14 +20,13 @@ impl<S: Simd> Dot for Fma<S> {
     type X = S::F;
     const K_STEP: usize = 1;
     const X_STEP: usize = 4;
-    const CONVERTS: bool = false;
 
     #[inline(always)]
     fn simd(self) -> S {
         self.0
     }
     #[inline(always)]
-    unsafe fn prepare(self, _: Mat<'_>, _: Rows, _: usize, _: usize) {}
+    unsafe fn prepare(self, _: Mat<'_>, _: Rows) {}
     #[inline(always)]
     unsafe fn start(self, _row: usize, _panel: *const u8, from: *const f32) -> S::F {
         // SAFETY: the caller promises 16 elements.

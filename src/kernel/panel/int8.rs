@@ -145,15 +145,14 @@ impl Dot for Plain {
     type X = [u8; 4];
     const K_STEP: usize = 4;
     const X_STEP: usize = 4;
-    const CONVERTS: bool = true;
 
     #[inline(always)]
     fn simd(self) -> Scalar {
         Scalar
     }
     #[inline(always)]
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize) {
-        for r in row..row + r {
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows) {
+        for r in 0..rows.m {
             // SAFETY: `with_rows` gave room for a scale and whole vectors a row.
             unsafe {
                 quantise(
@@ -242,7 +241,6 @@ impl Dot for Wide {
     type X = [__m256i; 2];
     const K_STEP: usize = 4;
     const X_STEP: usize = 8;
-    const CONVERTS: bool = true;
     // Four registers of weights and two of activations: more rows than four would spill.
     const TILE: (usize, usize) = (4, 1);
 
@@ -251,8 +249,8 @@ impl Dot for Wide {
         self.0
     }
     #[inline(always)]
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize) {
-        for r in row..row + r {
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows) {
+        for r in 0..rows.m {
             // SAFETY: `with_rows` gave room for a scale a row, and for whole vectors behind `wide_skip` bytes.
             unsafe {
                 let to = rows.ptr.add(r * rows.stride);
@@ -354,15 +352,14 @@ impl Dot for Vnni {
     type X = __m512i;
     const K_STEP: usize = 4;
     const X_STEP: usize = 4;
-    const CONVERTS: bool = true;
 
     #[inline(always)]
     fn simd(self) -> Avx512 {
         self.0
     }
     #[inline(always)]
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize) {
-        for r in row..row + r {
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows) {
+        for r in 0..rows.m {
             // SAFETY: `with_rows` gave room for a scale and whole vectors a row.
             unsafe {
                 quantise(

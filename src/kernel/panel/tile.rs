@@ -70,8 +70,7 @@ impl Group {
 /// Steps between prefetches.
 const CHUNK: usize = 4;
 
-/// What a tile fetches while it multiplies, so many lines a chunk: its share of the next group, and, in the first group,
-/// the activations that are converted next.
+/// What a tile fetches while it multiplies, so many lines a chunk: its share of the next group, and the next tile's rows.
 #[derive(Clone, Copy)]
 struct Ahead {
     w: *const u8,
@@ -340,6 +339,8 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
     let whole = shape.n / WIDTH; // panels with 16 columns; the ragged one passes through `edge`
     let zeros = [0.0f32; WIDTH * MOST];
     let mut edge = [0.0f32; WIDTH * MOST];
+    // SAFETY: the caller's promise.
+    unsafe { d.prepare(x, rows) };
     let mut panel = 0;
     while panel < shape.panels() {
         let ragged = panel == whole;
@@ -358,17 +359,12 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
         // Lines that a tile fetches a chunk: of the next group, and of the rows that come next.
         let chunks = (group.steps / CHUNK).max(1);
         let w_lines = (group.pitch * p).div_ceil(64 * chunks * rows.m.div_ceil(most_rows).max(1));
-        let first = panel == 0 && D::CONVERTS;
-        let x_lines = if first {
-            (x.stride() * 4 * most_rows).div_ceil(64 * chunks)
-        } else {
-            0
-        };
         // Rows far apart in a wider buffer would fetch what lies between them.
-        let x_lines = if x.stride() > 2 * x.cols() {
-            0
+        let near = rows.stride <= 2 * group.steps * D::X_STEP;
+        let x_lines = if near {
+            most_rows * rows.stride / (64 * chunks)
         } else {
-            x_lines
+            0
         };
         let mut row = 0;
         while row < rows.m {
@@ -409,12 +405,9 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
                 let ahead = Ahead {
                     w: next.wrapping_add(row / most_rows * 64 * chunks * w_lines),
                     w_lines,
-                    x: x.as_ptr().wrapping_add((row + r) * x.stride()).cast(),
+                    x: rows.ptr.wrapping_add((row + r) % rows.m * rows.stride),
                     x_lines,
                 };
-                if first {
-                    d.prepare(x, rows, row, r);
-                }
                 tile_any(d, (r, p), rows, row, group, place, ahead);
                 if let Some((t, up)) = low {
                     let place = Place {
