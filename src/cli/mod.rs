@@ -10,8 +10,10 @@ mod inspect;
 mod merge;
 mod output;
 mod progress;
+mod rerank;
 mod rows;
 mod setup;
+mod tag;
 
 use std::process::ExitCode;
 
@@ -46,6 +48,10 @@ enum Command {
     Embed(embed::Args),
     /// Label texts (or pairs) with an adapter's classifier, or score them
     Classify(classify::Args),
+    /// Find entities in texts with an adapter's token classifier
+    Tag(tag::Args),
+    /// Sort texts by how well they answer a query, with a cross-encoder
+    Rerank(rerank::Args),
     /// Show what a base or an adapter holds: sites, ranks, parameters, bytes
     Inspect(inspect::Args),
     /// Write base + adapter as one ordinary checkpoint
@@ -86,6 +92,8 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Embed(args) => embed::run(&args),
         Command::Classify(args) => classify::run(&args),
+        Command::Tag(args) => tag::run(&args),
+        Command::Rerank(args) => rerank::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Completions { shell } => {

@@ -88,6 +88,13 @@ impl Block {
         self.own_positions.as_ref().unwrap_or(&self.qkv)
     }
 
+    /// Where tasks keep their factors for this layer's linears.
+    pub fn slots(&self) -> impl Iterator<Item = usize> {
+        let linears = [&self.qkv, &self.attn_out, &self.mlp_in, &self.mlp_out];
+        let linears = linears.into_iter().chain(&self.own_positions);
+        linears.filter_map(|linear| linear.slot)
+    }
+
     /// One layer: `w.x` in, `w.x` out.
     pub fn forward<H: Hook>(&self, pass: Pass<'_>, layer: usize, w: &mut Workspace, hook: &mut H) {
         match self.spec.order {

@@ -109,6 +109,11 @@ impl Embedding {
         }
     }
 
+    /// Where tasks keep their factors for the projection, where there is one.
+    pub fn slot(&self) -> Option<usize> {
+        self.project.as_ref()?.slot
+    }
+
     /// The word table's rows, V: ids at or above it are refused at admission.
     pub fn vocab(&self) -> usize {
         self.word.rows()
