@@ -71,10 +71,7 @@ fn alone_equals_batched_at_every_precision() {
         }
         let run = |threads: usize, rows: &[Admitted]| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            let answers = pool
-                .build()
-                .expect("a pool")
-                .install(|| engine.run(rows));
+            let answers = pool.build().expect("a pool").install(|| engine.run(rows));
             answers
                 .iter()
                 .map(|a| bits(embedding(a)))
