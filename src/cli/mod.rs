@@ -3,6 +3,7 @@
 //! Results go to stdout (one JSON line a row, written by `output`), everything else to stderr.
 //! Exit codes: 0; 1 when something failed, with a message that names the file, the row and the reason; 2 for usage.
 
+mod bench;
 mod classify;
 mod embed;
 mod input;
@@ -56,6 +57,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Write base + adapter as one ordinary checkpoint
     Merge(merge::Args),
+    /// Measure what adapters cost on this machine
+    Bench(bench::Args),
     /// Print a completion script for your shell
     Completions {
         /// The shell
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Rerank(args) => rerank::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sorank", &mut std::io::stdout());
             Ok(())

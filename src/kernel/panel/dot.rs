@@ -2,6 +2,7 @@
 //!
 //! Not here: loops (`tile`), and the dots themselves (the precision's file).
 
+use super::WIDTH;
 use crate::{mat::Mat, simd::Simd};
 
 /// How one step of K is multiplied at one level. Everything is inlined into the level's trampoline.
@@ -77,4 +78,30 @@ impl Rows {
             m: x.rows(),
         }
     }
+}
+
+/// Runs `rounds` steps of 24 independent chains with nothing but registers, and returns the multiplications and
+/// additions that were done: what the arithmetic units can do at most.
+#[inline(always)]
+pub(super) fn peak<D: Dot>(d: D, rounds: usize) -> u64 {
+    let bytes = std::hint::black_box([0x01u8; 128]);
+    let sums = [0.0f32; WIDTH];
+    let chains = D::TILE.0 * D::TILE.1;
+    // SAFETY: the arrays are as long as a header, a step and a vector.
+    unsafe {
+        let (x, w) = (d.splat(bytes.as_ptr()), d.load(bytes.as_ptr()));
+        let mut acc = [d.start(0, bytes.as_ptr(), sums.as_ptr()); 24];
+        for _ in 0..rounds {
+            for i in 0..24 {
+                if i < chains {
+                    acc[i] = d.dot(acc[i], x, w);
+                }
+            }
+        }
+        for acc in acc {
+            let sum = d.finish(acc, 0, bytes.as_ptr(), sums.as_ptr());
+            std::hint::black_box(d.simd().sum(sum));
+        }
+    }
+    (rounds * chains * WIDTH * D::K_STEP * 2) as u64
 }

@@ -20,16 +20,16 @@
 //! Not here: threads (callers split rows or panels), conversion of activations (the precision's file).
 
 use super::{
-    Init, Panels, Product, WIDTH,
-    dot::{Dot, Rows},
+    Init, Panels, Part, Product, WIDTH,
+    dot::{Dot, Rows, peak},
 };
 use crate::{
-    mat::{Mat, MatMut},
+    mat::MatMut,
     simd::{Simd, prefetch},
 };
 
-/// The low-rank part of a product: rows `t [m x R]`, scaled already, and its `up` panels.
-pub(super) type Low<'a> = Option<(Mat<'a>, Panels<'a>)>;
+/// The low-rank parts of a product, in row order, scaled already.
+pub(super) type Low<'a> = &'a [Part<'a>];
 
 /// Where a tile reads its initial sums and writes its results.
 #[derive(Clone, Copy)]
@@ -315,6 +315,49 @@ impl Job<'_> {
     }
 }
 
+/// Adds what `part` has for the tile of `rows` (first, end) and `panels` at `place.out`.
+///
+/// # Safety
+/// The shapes of the part agree with its rows and columns; `place.out` holds the tile.
+#[inline(always)]
+unsafe fn add_part<L: Dot>(
+    fma: L,
+    part: &Part<'_>,
+    rows: (usize, usize),
+    panels: (usize, usize),
+    place: Place,
+) {
+    let own = (part.columns.start / WIDTH, part.columns.end.div_ceil(WIDTH));
+    let (first, end) = (rows.0.max(part.rows.start), rows.1.min(part.rows.end));
+    let (left, right) = (panels.0.max(own.0), panels.1.min(own.1));
+    if first >= end || left >= right {
+        return;
+    }
+    let group = Group::of(&part.up, left - own.0);
+    // SAFETY: the rectangle lies in the tile and in the part.
+    unsafe {
+        let at = (first - rows.0) * place.out_stride + (left - panels.0) * WIDTH;
+        let out = place.out.add(at);
+        let place = Place {
+            start: out,
+            start_stride: place.out_stride,
+            out,
+            ..place
+        };
+        let ahead = Ahead::NOTHING;
+        let tile = (end - first, right - left);
+        tile_any(
+            fma,
+            tile,
+            Rows::of(part.t),
+            first - part.rows.start,
+            group,
+            place,
+            ahead,
+        );
+    }
+}
+
 /// The whole product: every group of panels, every tile of rows.
 ///
 /// `rows` are the activations as `d` reads them; `fma` multiplies the low-rank part.
@@ -366,6 +409,7 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
         } else {
             0
         };
+        let mut parts = low;
         let mut row = 0;
         while row < rows.m {
             let r = most_rows.min(rows.m - row);
@@ -409,14 +453,13 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
                     x_lines,
                 };
                 tile_any(d, (r, p), rows, row, group, place, ahead);
-                if let Some((t, up)) = low {
-                    let place = Place {
-                        start: place.out,
-                        start_stride: place.out_stride,
-                        ..place
-                    };
-                    let group = Group::of(&up, panel);
-                    tile_any(fma, (r, p), Rows::of(t), row, group, place, Ahead::NOTHING);
+                // Parts stand in row order: those above this tile are behind us until the next group of panels.
+                while parts.first().is_some_and(|part| part.rows.end <= row) {
+                    parts = &parts[1..];
+                }
+                let near = parts.iter().take_while(|part| part.rows.start < row + r);
+                for part in near {
+                    add_part(fma, part, (row, row + r), (panel, panel + p), place);
                 }
                 if ragged || product.activation.is_some() || product.residual.is_some() {
                     let to = (here, out_stride);
@@ -438,29 +481,3 @@ const _: () = {
             && <crate::simd::Avx512 as Simd>::TILE_ROWS <= 8
     );
 };
-
-/// Runs `rounds` steps of 24 independent chains with nothing but registers, and returns the multiplications and
-/// additions that were done: what the arithmetic units can do at most.
-#[inline(always)]
-fn peak<D: Dot>(d: D, rounds: usize) -> u64 {
-    let bytes = std::hint::black_box([0x01u8; 128]);
-    let sums = [0.0f32; WIDTH];
-    let chains = D::TILE.0 * D::TILE.1;
-    // SAFETY: the arrays are as long as a header, a step and a vector.
-    unsafe {
-        let (x, w) = (d.splat(bytes.as_ptr()), d.load(bytes.as_ptr()));
-        let mut acc = [d.start(0, bytes.as_ptr(), sums.as_ptr()); 24];
-        for _ in 0..rounds {
-            for i in 0..24 {
-                if i < chains {
-                    acc[i] = d.dot(acc[i], x, w);
-                }
-            }
-        }
-        for acc in acc {
-            let sum = d.finish(acc, 0, bytes.as_ptr(), sums.as_ptr());
-            std::hint::black_box(d.simd().sum(sum));
-        }
-    }
-    (rounds * chains * WIDTH * D::K_STEP * 2) as u64
-}
