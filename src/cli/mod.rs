@@ -5,15 +5,18 @@
 
 mod classify;
 mod embed;
+mod import;
 mod input;
 mod inspect;
 mod merge;
 mod output;
 mod progress;
+mod prune;
 mod rerank;
 mod rows;
 mod setup;
 mod tag;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -56,6 +59,12 @@ enum Command {
     Inspect(inspect::Args),
     /// Write base + adapter as one ordinary checkpoint
     Merge(merge::Args),
+    /// Make an adapter smaller by its singular values, and say what was dropped
+    Prune(prune::Args),
+    /// Check adapters against a base without running traffic
+    Verify(verify::Args),
+    /// Turn a SoRA or OpenDelta checkpoint, or an AdaLoRA adapter, into a plain adapter
+    Import(import::Args),
     /// Print a completion script for your shell
     Completions {
         /// The shell
@@ -96,6 +105,9 @@ pub fn main() -> ExitCode {
         Command::Rerank(args) => rerank::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Prune(args) => prune::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sorank", &mut std::io::stdout());
             Ok(())

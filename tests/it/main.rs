@@ -2,14 +2,19 @@
 //!
 //! parity: answers equal those of transformers and peft · batching: alone equals batched, bit for bit ·
 //! adapters: binding, refusals · merge: in place and to a file · cli: the binary as a person runs it ·
-//! hostile: damaged files are refused by name · layering: the house keeps its shape
+//! hostile: damaged files are refused by name · layering: the house keeps its shape · tag: entities equal the pipeline's ·
+//! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import
 
 mod adapters;
 mod batching;
 mod cli;
+mod fanout;
 mod fixtures;
 mod hostile;
 mod layering;
 mod merge;
 mod minilm;
 mod parity;
+mod rerank;
+mod tag;
+mod tools;

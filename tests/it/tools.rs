@@ -1,0 +1,1 @@
+//! Commands on adapters: prune, verify, import.
