@@ -145,7 +145,8 @@ impl Subjects {
         };
         let mut pruned = Vec::new();
         let mut adapter = None;
-        for (name, given) in args.model.read_adapters()? {
+        for (name, given) in args.model.all_adapters()? {
+            let given = given?;
             pruned.push(model.bind(&name, &given)?);
             adapter.get_or_insert(given);
         }

@@ -6,15 +6,18 @@
 mod bench;
 mod classify;
 mod embed;
+mod import;
 mod input;
 mod inspect;
 mod merge;
 mod output;
 mod progress;
+mod prune;
 mod rerank;
 mod rows;
 mod setup;
 mod tag;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -59,6 +62,12 @@ enum Command {
     Merge(merge::Args),
     /// Measure what adapters cost on this machine
     Bench(bench::Args),
+    /// Make an adapter smaller by its singular values, and say what was dropped
+    Prune(prune::Args),
+    /// Check adapters against a base without running traffic
+    Verify(verify::Args),
+    /// Turn a SoRA or OpenDelta checkpoint, or an AdaLoRA adapter, into a plain adapter
+    Import(import::Args),
     /// Print a completion script for your shell
     Completions {
         /// The shell
@@ -100,6 +109,9 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Prune(args) => prune::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sorank", &mut std::io::stdout());
             Ok(())

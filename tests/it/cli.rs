@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::fixtures::{PARITY, golden, manifest_dir};
 
 /// Runs `sorank` with `args`, feeding `stdin`; the cache is the test's own.
-fn sorank(args: &[&str], stdin: &str) -> Output {
+pub(crate) fn sorank(args: &[&str], stdin: &str) -> Output {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     let mut child = Command::new(env!("CARGO_BIN_EXE_sorank"))
         .args(args)
@@ -32,14 +32,14 @@ fn sorank(args: &[&str], stdin: &str) -> Output {
 }
 
 /// JSON lines of a run that must succeed.
-fn lines(args: &[&str], stdin: &str) -> Vec<Value> {
+pub(crate) fn lines(args: &[&str], stdin: &str) -> Vec<Value> {
     let out = sorank(args, stdin);
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{args:?}: {stderr}");
     json(&out)
 }
 
-fn json(out: &Output) -> Vec<Value> {
+pub(crate) fn json(out: &Output) -> Vec<Value> {
     let text = String::from_utf8(out.stdout.clone()).expect("UTF-8");
     text.lines()
         .map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}")))
@@ -47,14 +47,14 @@ fn json(out: &Output) -> Vec<Value> {
 }
 
 /// A run that must fail with `code`; its message.
-fn fails(code: i32, args: &[&str], stdin: &str) -> String {
+pub(crate) fn fails(code: i32, args: &[&str], stdin: &str) -> String {
     let out = sorank(args, stdin);
     let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(code), "{args:?}: {stderr}");
     stderr
 }
 
-fn numbers(value: &Value) -> Vec<f32> {
+pub(crate) fn numbers(value: &Value) -> Vec<f32> {
     value
         .as_array()
         .expect("numbers")
