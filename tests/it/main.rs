@@ -2,7 +2,7 @@
 //!
 //! parity: answers equal those of transformers and peft · batching: alone equals batched, bit for bit ·
 //! adapters: binding, refusals · merge: in place and to a file · cli: the binary as a person runs it ·
-//! hostile: damaged files are refused by name · layering: the house keeps its shape
+//! training: gradients and steps equal torch's · hostile: damaged files are refused by name · layering: the house keeps its shape
 
 mod adapters;
 mod batching;
@@ -13,3 +13,4 @@ mod layering;
 mod merge;
 mod minilm;
 mod parity;
+mod training;
