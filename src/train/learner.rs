@@ -42,6 +42,7 @@ pub struct Learner<'m> {
     tapes: Vec<Tape>,
     dropout: f32,
     seed: u64,
+    budget: usize,
 }
 
 impl<'m> Learner<'m> {
@@ -55,18 +56,48 @@ impl<'m> Learner<'m> {
             tapes: Vec::new(),
             dropout,
             seed,
+            budget: usize::MAX,
         }
+    }
+
+    /// Runs a step in portions of at most `tokens` tokens (a longer row alone): less memory, the same mean.
+    pub fn limit_tokens(&mut self, tokens: usize) {
+        self.budget = tokens;
+    }
+
+    /// The base.
+    pub fn model(&self) -> &'m Model {
+        self.model
     }
 
     /// The mean loss over `rows` and the gradient of each parameter; `step` keys dropout.
     pub fn gradients(&mut self, bound: &Bound, rows: &[&Example], step: u64) -> (f64, Vec<Matrix>) {
+        let count: usize = rows.iter().map(|r| r.target.weight()).sum();
+        let (mut loss, mut sum) = (0.0, None::<Gradients>);
+        for (i, portion) in portions(rows, self.budget).into_iter().enumerate() {
+            let (l, g) = self.portion(bound, portion, count.max(1) as f64, [step, i as u64]);
+            loss += l;
+            match &mut sum {
+                None => sum = Some(g),
+                Some(sum) => sum.add(&g),
+            }
+        }
+        (loss, self.live.gradients(bound, &sum.unwrap_or_default()))
+    }
+
+    fn portion(
+        &mut self,
+        bound: &Bound,
+        rows: &[&Example],
+        count: f64,
+        key: [u64; 2],
+    ) -> (f64, Gradients) {
         let parts = deal(rows, rayon::current_num_threads());
         let order = self.model.spec().layers.first().map_or(Order::Post, |l| l.order);
         while self.tapes.len() < parts.len() {
             self.tapes.push(Tape::new(order));
         }
-        let count: usize = rows.iter().map(|r| r.target.weight()).sum();
-        let key = random::word(random::key(self.seed, "dropout"), step);
+        let key = key.iter().fold(random::key(self.seed, "dropout"), |k, &n| random::word(k, n));
         let (model, transposed, dropout) = (self.model, &self.transposed, self.dropout);
         let parts: Vec<(f64, Gradients)> = parts
             .par_iter()
@@ -74,7 +105,7 @@ impl<'m> Learner<'m> {
             .enumerate()
             .map(|(i, (rows, tape))| {
                 tape.drop_out(dropout, random::word(key, i as u64));
-                part(model, transposed, bound, rows, count.max(1) as f64, tape)
+                part(model, transposed, bound, rows, count, tape)
             })
             .collect();
         let mut parts = parts.into_iter();
@@ -83,7 +114,7 @@ impl<'m> Learner<'m> {
             loss += l;
             sum.add(&g);
         }
-        (loss, self.live.gradients(bound, &sum))
+        (loss, sum)
     }
 
     /// The logits of each row, `[labels]` (for tokens `[tokens x labels]`), without dropout.
@@ -95,6 +126,20 @@ impl<'m> Learner<'m> {
             .collect();
         parts.into_iter().flatten().collect()
     }
+}
+
+/// Rows in runs of at most `budget` tokens.
+fn portions<'r, 'e>(rows: &'r [&'e Example], budget: usize) -> Vec<&'r [&'e Example]> {
+    let (mut out, mut start, mut tokens) = (Vec::new(), 0, 0);
+    for (i, row) in rows.iter().enumerate() {
+        if i > start && tokens + row.ids.len() > budget {
+            out.push(&rows[start..i]);
+            (start, tokens) = (i, 0);
+        }
+        tokens += row.ids.len();
+    }
+    out.push(&rows[start..]);
+    out
 }
 
 /// Rows in at most `parts` runs of about equal tokens.

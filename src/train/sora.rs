@@ -399,20 +399,20 @@ impl Live {
         out
     }
 
-    /// Which rows of parameter `i` took part in `bound`; `None` is all.
-    pub fn active(&self, bound: &Bound, i: usize) -> Option<Vec<bool>> {
-        let (site, kept) = self
-            .sites
-            .iter()
-            .zip(&bound.ranks)
-            .find(|(s, _)| s.a == i || s.b == i || s.gate == Some(i))?;
-        let r = self.parameters[site.a].value.rows();
-        if kept.len() == r {
-            return None;
+    /// Which rows of every parameter took part in `bound`; `None` is all.
+    pub fn masks(&self, bound: &Bound) -> Vec<Option<Vec<bool>>> {
+        let mut out = vec![None; self.parameters.len()];
+        for (site, kept) in self.sites.iter().zip(&bound.ranks) {
+            let r = self.parameters[site.a].value.rows();
+            if kept.len() < r {
+                let mask: Vec<bool> = (0..r).map(|j| kept.binary_search(&j).is_ok()).collect();
+                [Some(site.a), Some(site.b), site.gate]
+                    .into_iter()
+                    .flatten()
+                    .for_each(|i| out[i] = Some(mask.clone()));
+            }
         }
-        let mut active = vec![false; r];
-        kept.iter().for_each(|&j| active[j] = true);
-        Some(active)
+        out
     }
 
     /// Ranks whose gate is open, and parameters of A and B in them.
@@ -462,6 +462,19 @@ impl Live {
                     scale: 1.0,
                 },
             );
+        }
+        if factors.is_empty() {
+            // A file without any rank is no adapter to PEFT: one rank of zeros changes nothing and loads.
+            let prefixes = model.spec().names.prefixes;
+            let prefix = prefixes.iter().find(|p| !p.is_empty()).copied().unwrap_or("");
+            if let Some(site) = model.sites().all().first() {
+                let nothing = Factors {
+                    a: Matrix::zeros(1, site.inputs),
+                    b: Matrix::zeros(site.columns.len(), 1),
+                    scale: 1.0,
+                };
+                factors.insert(format!("{prefix}{}", site.path), nothing);
+            }
         }
         let head = self.parameters.iter().filter(|p| p.kind == Kind::Head);
         let saved = head.map(|p| {

@@ -157,8 +157,8 @@ fn ten_steps_equal_torch() {
             for (i, lr) in rates.iter().enumerate() {
                 let bound = learner.live.bind(&f.model, true);
                 let (loss, mut gradients) = learner.gradients(&bound, &rows, i as u64);
-                let live = learner.live.clone();
-                let active = |p| live.active(&bound, p);
+                let masks = learner.live.masks(&bound);
+                let active = |p: usize| masks[p].clone();
                 let rates = Rates::all(number(lr));
                 let norm =
                     optimizer.step(&mut learner.live.parameters, &mut gradients, &active, rates);
