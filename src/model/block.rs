@@ -1,5 +1,7 @@
 //! One layer of the encoder: attention and a feed-forward block, post-norm or pre-norm.
 
+pub mod backward;
+
 use crate::{
     kernel::activation::Activation,
     mat::{MatMut, Matrix},

@@ -11,6 +11,8 @@
 //! activation, then the residual, whichever way the work is cut: so a row's bits do not depend on its
 //! neighbours, on the number of threads or on how rows were blocked.
 
+pub mod backward;
+
 use std::{cell::RefCell, ops::Range};
 
 use crate::{

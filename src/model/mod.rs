@@ -5,6 +5,7 @@
 //! branches on the facts of `spec::EncoderSpec`. Not here: text, files' bytes (`weights/`), queues (`engine/`).
 
 pub mod attention;
+pub mod backward;
 pub mod batch;
 pub mod bind;
 pub mod block;

@@ -4,7 +4,8 @@
 //! adapters: binding, refusals · merge: in place and to a file · cli: the binary as a person runs it ·
 //! precision: bf16 and int8 near f32, and alone equals batched there too ·
 //! hostile: damaged files are refused by name · layering: the house keeps its shape · tag: entities equal the pipeline's ·
-//! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import
+//! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import ·
+//! training: gradients and steps equal torch's
 
 mod adapters;
 mod batching;
@@ -20,3 +21,4 @@ mod precision;
 mod rerank;
 mod tag;
 mod tools;
+mod training;

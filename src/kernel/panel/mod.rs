@@ -148,6 +148,11 @@ impl<'a> Panels<'a> {
         self.shape
     }
 
+    /// Its bytes, as packed.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The panels in `range` as a weight of their own (columns `16 * range.start ..`).
     ///
     /// # Panics
