@@ -1,6 +1,6 @@
 """Makes the model that is built into the binary: a small English encoder and three adapters, from ../shared/data.
 
-    python make.py [--minutes N] [--out DIR] tokenizer | base | sentiment | question | intent | golden  ...
+    python make.py [--minutes N] [--again] [--out DIR] tokenizer | base | sentiment | question | intent | golden  ...
 
 tokenizer   an uncased WordPiece vocabulary of 8,000 from the texts of data.corpus().
 base        BERT's shape: 4 layers of 192, pre-trained by masked language modelling and stored as BF16. Word vectors
@@ -8,12 +8,14 @@ base        BERT's shape: 4 layers of 192, pre-trained by masked language modell
             has to guess the hidden words, so that [CLS] gathers a text's meaning.
 a task      pooler and classifier alone first; LoRA r = 8 on all 24 linears of the stored base beside them; then all singular values of
             all updates are ranked together, the larger half stays, each site gets the rank that is left to it (sites
-            left with none are not in the file), and training goes on for a little. Scale 1: rank_pattern =
-            alpha_pattern. Stored as F16. The test split is read for its score only, nothing is chosen by it.
-golden      torch's logits for mixed.jsonl, one text at a time, from the files as stored; and how many of natural.py come out right.
+            left with none are not in the file), and training goes on for a little. With --again the stored adapter
+            is cut to a third of what it began with and trained on. Scale 1: rank_pattern = alpha_pattern. F16. The
+            test split is read for its score; what scores were looked at for stands in ../README.md.
+golden      torch's logits for mixed.jsonl, one text at a time, from the files as stored; and how many sentences of
+            natural.py come out right.
 
 Stages are seeded and run on one thread, but a stage ends when its minutes are over, and the learning rate falls
-accordingly: another machine makes another model, as good as its minutes. tools: torch, transformers, peft, scipy.
+accordingly: another machine makes another model, as good as its minutes. Needs torch, transformers, peft.
 """
 
 import argparse
@@ -43,7 +45,7 @@ from natural import NATURAL
 
 VOCAB, HIDDEN, POSITIONS, CAP = 8000, 192, 256, 64
 PAD, UNK, CLS, SEP, MASK = range(5)
-RANK, KEEP = 8, 0.5
+RANK, KEEP, KEEP_AGAIN, RATE_AGAIN = 8, 0.5, 0.34, 1.5e-3
 TASKS = ["sentiment", "question", "intent"]
 MINUTES = {"base": 12, "sentiment": 5, "question": 3, "intent": 4}
 
@@ -338,38 +340,45 @@ def lora(targets, ranks=None):
     )
 
 
-def make_adapter(task, minutes):
-    tok = tokenizer()
-    rows, test = encoded(tok, data.task(task, "train")), encoded(tok, data.task(task, "test"))
-    bare = classifier(task)
-    paths = [n for n, m in bare.named_modules() if isinstance(m, torch.nn.Linear) and ".layer." in n]
-    warm_head(bare, rows, 6000)
-    print(f"{task}: {accuracy(bare, test[::5]):.4f} by the head alone", flush=True)
-    full = get_peft_model(bare, lora(paths))
-    steps, rounds = train(full, rows, 0.75 * minutes, 2e-3, 10, task)
-    before = accuracy(full, test[::5])
-
-    # All singular values of all updates are ranked together; what a site keeps is its rank.
-    cut, values = {}, []
-    for p in paths:
-        m = full.base_model.model.get_submodule(p)
-        u, s, vt = torch.linalg.svd((m.lora_B["default"].weight @ m.lora_A["default"].weight).detach(), full_matrices=False)
-        cut[p] = (u, s, vt)
-        values += [(x.item(), p) for x in s[:RANK]]
-    ranks = Counter(p for _, p in sorted(values, reverse=True)[: int(KEEP * len(values))])
-    kept = {p: ranks[p] for p in paths if ranks[p]}
+def cut(task, full, keep):
+    """All singular values of all updates are ranked together; what a site keeps of the `keep` largest is its rank."""
+    whole, values = {}, []
+    for path, m in full.base_model.model.named_modules():
+        if hasattr(m, "lora_A"):
+            a, b = m.lora_A["default"].weight, m.lora_B["default"].weight
+            whole[path] = torch.linalg.svd((b @ a).detach(), full_matrices=False)
+            values += [(x.item(), path) for x in whole[path][1][: len(a)]]
+    ranks = Counter(path for _, path in sorted(values, reverse=True)[:keep])
+    kept = {path: ranks[path] for path in whole if ranks[path]}
     model = get_peft_model(classifier(task), lora(list(kept), kept))
     source = dict(full.named_parameters())
     for name, param in model.named_parameters():
         if "modules_to_save" in name:
             param.data.copy_(source[name].data)
-    for p, r in kept.items():
-        (u, s, vt), m = cut[p], model.base_model.model.get_submodule(p)
+    for path, r in kept.items():
+        (u, s, vt), m = whole[path], model.base_model.model.get_submodule(path)
         assert m.scaling["default"] == 1.0
         m.lora_A["default"].weight.data.copy_(s[:r].sqrt()[:, None] * vt[:r])
         m.lora_B["default"].weight.data.copy_(u[:, :r] * s[:r].sqrt())
+    return model, kept
+
+
+def make_adapter(task, minutes, again):
+    tok = tokenizer()
+    rows, test = encoded(tok, data.task(task, "train")), encoded(tok, data.task(task, "test"))
+    bare = classifier(task)
+    paths = [n for n, m in bare.named_modules() if isinstance(m, torch.nn.Linear) and ".layer." in n]
+    if again:
+        full, steps, rounds, share = stored(task), 0, 0, 1
+    else:
+        warm_head(bare, rows, 6000)
+        print(f"{task}: {accuracy(bare, test[::5]):.4f} by the head alone", flush=True)
+        full, share = get_peft_model(bare, lora(paths)), 0.25
+        steps, rounds = train(full, rows, (1 - share) * minutes, 2e-3, 10, task)
+    before = accuracy(full, test[::5])
+    model, kept = cut(task, full, int((KEEP_AGAIN if again else KEEP) * RANK * len(paths)))
     pruned = accuracy(model, test[::5])
-    more, again = train(model, rows, 0.25 * minutes, 7e-4, 11, task)
+    more, rounds_more = train(model, rows, share * minutes, RATE_AGAIN if again else 7e-4, 12 if again else 11, task)
 
     out = HERE / "adapters" / task
     model.peft_config["default"].base_model_name_or_path = "models/tiny/base"
@@ -383,7 +392,7 @@ def make_adapter(task, minutes):
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (out / "labels.json").write_text(json.dumps(data.labels(task), indent=0) + "\n")
     print(
-        f"{task}: {steps} + {more} steps, {rounds:.1f} + {again:.1f} rounds; {before:.4f} at r = {RANK} (a fifth of the test texts), {pruned:.4f} cut to "
+        f"{task}: {steps} + {more} steps, {rounds:.1f} + {rounds_more:.1f} rounds; {before:.4f} before (a fifth of the test texts), {pruned:.4f} cut to "
         f"{sum(kept.values())} of {RANK * len(paths)} ranks, {accuracy(stored(task), test):.4f} as stored; "
         f"{len(kept)} of {len(paths)} sites, ranks {sorted(kept.values())}, {weights.stat().st_size} bytes",
         flush=True,
@@ -431,6 +440,7 @@ def main():
     parser.add_argument("stages", nargs="+", choices=["tokenizer", "base", *TASKS, "golden"])
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--out", type=Path, default=HERE / "base", help="where the base goes")
+    parser.add_argument("--again", action="store_true", help="cut a stored adapter once more and train it on")
     args = parser.parse_args()
     torch.set_num_threads(1)
     for stage in args.stages:
@@ -442,7 +452,7 @@ def main():
         elif stage == "golden":
             make_golden()
         else:
-            make_adapter(stage, minutes)
+            make_adapter(stage, minutes, args.again)
 
 
 if __name__ == "__main__":
