@@ -10,6 +10,7 @@ pub mod learner;
 pub mod loss;
 pub mod metrics;
 pub mod optim;
+pub mod parameters;
 pub mod random;
 pub mod run;
 pub mod sora;
@@ -19,5 +20,6 @@ pub use self::{
     learner::{Example, Learner},
     loss::Target,
     optim::{Optimizer, Prox, Rates, Settings},
-    sora::{Facts, Kind, Live, Method, Parameter},
+    parameters::{Facts, GateInit, Kind, Method, Parameter},
+    sora::Live,
 };

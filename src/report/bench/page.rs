@@ -23,12 +23,12 @@ pre { overflow-x: auto; border-top: 1px solid var(--line); padding-top: 1rem }
 pub fn page(report: &BenchReport) -> String {
     let mut out = String::new();
     let title = escape(&report.model);
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>sorank bench: {title}</title>\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<style>{STYLE}</style>\n<h1>{title}</h1>\n\
          <p>{}, {}. {}, {} thread(s). sorank {}, {} rounds; variants take turns in every round, and what an adapter \
-         costs is the median ratio to the bare base of the same round, with the spread of its middle half.</p>\n",
+         costs is the median ratio to the bare base of the same round, with the spread of its middle half.</p>",
         escape(&report.shape),
         escape(&report.dtype),
         escape(&report.cpu),
@@ -37,17 +37,17 @@ pub fn page(report: &BenchReport) -> String {
         report.rounds,
     );
     for batch in &report.batches {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<h2>{} <small>({} tokens): tokens a second</small></h2>\n",
+            "<h2>{} <small>({} tokens): tokens a second</small></h2>",
             escape(&batch.name),
             batch.tokens
         );
         chart(&mut out, batch);
     }
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<h2>All numbers</h2>\n<pre>{}</pre>\n</html>\n",
+        "<h2>All numbers</h2>\n<pre>{}</pre>\n</html>",
         escape(&table(report))
     );
     out
