@@ -4,6 +4,7 @@
 //! time of each kernel over a batch and its share of the time that the linears of one layer would take at the
 //! peak measured in the same round. A cell is the median over rounds; a round visits every case in turn.
 //! `-- --check` runs each case once, and other arguments are substrings of the names to run.
+#![allow(clippy::print_stdout)] // a bench prints its figures
 
 use std::time::Instant;
 

@@ -5,6 +5,7 @@
 //!
 //! A round visits every case in turn and measures the peak beside it; a cell is the median over rounds, and the best
 //! round behind it: on a shared machine the two differ. The share counts the linears' operations alone.
+#![allow(clippy::print_stdout)] // a bench prints its figures
 
 mod support;
 

@@ -3,6 +3,7 @@
 //! `cargo bench --bench linear` prints, for a base of random weights, the time over the bare base's in percent: the
 //! median over rounds of the ratio to the bare base beside it. Words choose dtypes and thread counts (`t1`, `t2`);
 //! `-- --check` compares adapted rows in a mixed batch with a batch of one adapter on a tiny shape instead.
+#![allow(clippy::print_stdout)] // a bench prints its figures
 
 mod support;
 

@@ -14,6 +14,7 @@ pub mod report;
 pub mod simd;
 pub mod spec;
 pub mod text;
+pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};

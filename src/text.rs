@@ -26,7 +26,9 @@ use std::{
 
 use rayon::prelude::*;
 use serde::Deserialize;
-use tokenizers::{Encoding, PostProcessor, PostProcessorWrapper, TruncationDirection};
+use tokenizers::{
+    Decoder, Encoding, ModelWrapper, PostProcessor, PostProcessorWrapper, TruncationDirection,
+};
 
 use crate::{Error, Result};
 
@@ -298,6 +300,27 @@ impl Tokenizer {
     /// The id of a token spelled exactly so (`##ing`, `Ġthe`).
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// Whether the vocabulary itself marks the pieces that continue a word (`##ing`).
+    pub fn marks_continuations(&self) -> bool {
+        match self.inner.get_model() {
+            ModelWrapper::WordPiece(model) => !model.continuing_subword_prefix.is_empty(),
+            ModelWrapper::BPE(model) => {
+                (model.continuing_subword_prefix.as_ref()).is_some_and(|prefix| !prefix.is_empty())
+            }
+            _ => false,
+        }
+    }
+
+    /// Tokens as one text, by the model's decoder; with spaces between where it has none, or fails.
+    pub fn join(&self, tokens: &[String]) -> String {
+        let decoded =
+            (self.inner.get_decoder()).map(|decoder| guard(|| decoder.decode(tokens.to_vec())));
+        match decoded {
+            Some(Ok(text)) => text,
+            Some(Err(_)) | None => tokens.join(" "),
+        }
     }
 
     /// Number of tokens, added ones included. Ids may have gaps: a table needs [`Tokenizer::id_limit`] rows.

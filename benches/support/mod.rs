@@ -18,17 +18,17 @@ use sorank::{
 
 /// A shape of encoder.
 #[derive(Debug, Clone, Copy)]
-pub struct Shape {
-    pub name: &'static str,
-    pub layers: usize,
-    pub hidden: usize,
-    pub heads: usize,
-    pub ffn: usize,
-    pub vocab: usize,
-    pub positions: usize,
+pub(crate) struct Shape {
+    pub(crate) name: &'static str,
+    pub(crate) layers: usize,
+    pub(crate) hidden: usize,
+    pub(crate) heads: usize,
+    pub(crate) ffn: usize,
+    pub(crate) vocab: usize,
+    pub(crate) positions: usize,
 }
 
-pub const BASE: Shape = Shape {
+pub(crate) const BASE: Shape = Shape {
     name: "bert-base",
     layers: 12,
     hidden: 768,
@@ -37,7 +37,7 @@ pub const BASE: Shape = Shape {
     vocab: 30522,
     positions: 512,
 };
-pub const MINILM: Shape = Shape {
+pub(crate) const MINILM: Shape = Shape {
     name: "minilm-l6",
     layers: 6,
     hidden: 384,
@@ -46,7 +46,7 @@ pub const MINILM: Shape = Shape {
     ..BASE
 };
 /// For `--check`: odd widths, quick to run.
-pub const TINY: Shape = Shape {
+pub(crate) const TINY: Shape = Shape {
     name: "tiny",
     layers: 2,
     hidden: 48,
@@ -56,9 +56,9 @@ pub const TINY: Shape = Shape {
     positions: 130,
 };
 
-pub const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
+pub(crate) const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
 
-pub fn dtype_name(precision: Precision) -> &'static str {
+pub(crate) fn dtype_name(precision: Precision) -> &'static str {
     match precision {
         Precision::F32 => "f32",
         Precision::Bf16 => "bf16",
@@ -67,27 +67,27 @@ pub fn dtype_name(precision: Precision) -> &'static str {
 }
 
 /// A stream of numbers in -1..1, the same at every run.
-pub struct Noise(pub u32);
+pub(crate) struct Noise(pub(crate) u32);
 
 impl Noise {
-    pub fn next(&mut self) -> f32 {
+    pub(crate) fn next(&mut self) -> f32 {
         self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (self.0 >> 8) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         ((f64::from(self.next()) + 1.0) / 2.0 * n as f64) as usize % n
     }
 }
 
 impl Shape {
     /// Multiplications and additions of the linears, a token.
-    pub fn linear_ops(&self) -> f64 {
+    pub(crate) fn linear_ops(&self) -> f64 {
         (2 * self.layers * (4 * self.hidden * self.hidden + 2 * self.hidden * self.ffn)) as f64
     }
 
     /// Writes a checkpoint of random weights (normal spread 0.02 or so, norms near 1) to `dir`.
-    pub fn write(&self, dir: &Path) {
+    pub(crate) fn write(&self, dir: &Path) {
         let config = serde_json::json!({
             "model_type": "bert", "architectures": ["BertModel"], "hidden_act": "gelu",
             "hidden_size": self.hidden, "intermediate_size": self.ffn, "num_attention_heads": self.heads,
@@ -113,7 +113,7 @@ impl Shape {
                 content,
             });
         };
-        let mut norm = |push: &mut dyn FnMut(String, Vec<usize>, f32, f32), at: &str| {
+        let norm = |push: &mut dyn FnMut(String, Vec<usize>, f32, f32), at: &str| {
             push(format!("{at}.weight"), vec![h], 1.0, 0.1);
             push(format!("{at}.bias"), vec![h], 0.0, 0.05);
         };
@@ -153,7 +153,7 @@ impl Shape {
     }
 
     /// The base in `dir`, packed into `dir` too.
-    pub fn load(&self, dir: &Path, precision: Precision) -> Model {
+    pub(crate) fn load(&self, dir: &Path, precision: Precision) -> Model {
         let options = LoadOptions {
             precision: Some(precision),
             pack: PackOptions {
@@ -165,7 +165,7 @@ impl Shape {
     }
 
     /// A batch of random tokens: sequence `i` has `lengths[i]` tokens and is for task `task(i)`.
-    pub fn batch(&self, lengths: &[usize], task: impl Fn(usize) -> usize) -> Batch {
+    pub(crate) fn batch(&self, lengths: &[usize], task: impl Fn(usize) -> usize) -> Batch {
         let mut noise = Noise(7);
         let rows: Vec<(Vec<u32>, Vec<u32>)> = lengths
             .iter()
@@ -183,7 +183,7 @@ impl Shape {
 }
 
 /// `count` lengths, log-normal, clipped to 4..128, 22 on average or so.
-pub fn mixed_lengths(count: usize) -> Vec<usize> {
+pub(crate) fn mixed_lengths(count: usize) -> Vec<usize> {
     let mut noise = Noise(11);
     let normal = |noise: &mut Noise| (0..12).map(|_| noise.next()).sum::<f32>() / 2.0;
     (0..count)
@@ -197,7 +197,7 @@ pub fn mixed_lengths(count: usize) -> Vec<usize> {
 }
 
 /// A task of random factors, `rank(i)` at site `i`.
-pub fn task(model: &Model, rank: impl Fn(usize) -> usize, seed: u32) -> Task {
+pub(crate) fn task(model: &Model, rank: impl Fn(usize) -> usize, seed: u32) -> Task {
     let sites: Vec<RandomSite> = model
         .sites()
         .all()
@@ -216,13 +216,13 @@ pub fn task(model: &Model, rank: impl Fn(usize) -> usize, seed: u32) -> Task {
         .expect("its sites are this model's")
 }
 
-pub fn pool(threads: usize) -> rayon::ThreadPool {
+pub(crate) fn pool(threads: usize) -> rayon::ThreadPool {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
     pool.build().expect("threads")
 }
 
 /// Operations a second of the multipliers alone, on every thread of `pool` at once.
-pub fn peak_rate(pool: &rayon::ThreadPool, precision: Precision) -> f64 {
+pub(crate) fn peak_rate(pool: &rayon::ThreadPool, precision: Precision) -> f64 {
     let start = Instant::now();
     let ops: u64 = pool
         .broadcast(|_| peak(simd::level(), precision, 400_000))
@@ -231,24 +231,24 @@ pub fn peak_rate(pool: &rayon::ThreadPool, precision: Precision) -> f64 {
     ops as f64 / start.elapsed().as_secs_f64()
 }
 
-pub fn median(mut x: Vec<f64>) -> f64 {
+pub(crate) fn median(mut x: Vec<f64>) -> f64 {
     x.sort_by(f64::total_cmp);
     x.get(x.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-pub fn least(x: &[f64]) -> f64 {
+pub(crate) fn least(x: &[f64]) -> f64 {
     x.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
 /// Seconds that `run` takes.
-pub fn seconds(run: impl FnOnce()) -> f64 {
+pub(crate) fn seconds(run: impl FnOnce()) -> f64 {
     let start = Instant::now();
     run();
     start.elapsed().as_secs_f64()
 }
 
 /// Arguments of this bench: `--check` or not, and words to choose cases by.
-pub fn arguments() -> (bool, Vec<String>) {
+pub(crate) fn arguments() -> (bool, Vec<String>) {
     let args: Vec<String> = std::env::args()
         .skip(1)
         .filter(|a| a != "--bench")

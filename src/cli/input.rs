@@ -18,6 +18,7 @@
 //! is not known here.
 
 mod lines;
+mod queries;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use self::lines::Lines;
+pub(crate) use self::queries::{Queries, Query};
 use crate::{Error, Result};
 
 /// The longest line (in `.csv`: record) that is read, in bytes.
@@ -223,13 +225,19 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
-fn json_row(line: usize, json: &str) -> Result<Row, String> {
-    let Members(members) = serde_json::from_str(json).map_err(|error| {
+/// The members of one line of JSON, which must be an object.
+fn members(json: &str) -> Result<Vec<(String, Value)>, String> {
+    let members = serde_json::from_str(json).map_err(|error| {
         // The JSON is one line of ours: its column is news, its line 1 is not.
         let said = error.to_string();
         let said = said.replace(" at line 1 column ", " at column ");
         said.trim_end_matches(" at column 0").to_owned()
-    })?;
+    });
+    members.map(|Members(members)| members)
+}
+
+fn json_row(line: usize, json: &str) -> Result<Row, String> {
+    let members = members(json)?;
     let mut text = None;
     let mut text_pair = None;
     let mut adapters = RowAdapter::NotGiven;

@@ -3,15 +3,21 @@
 //! Results go to stdout (one JSON line a row, written by `output`), everything else to stderr.
 //! Exit codes: 0; 1 when something failed, with a message that names the file, the row and the reason; 2 for usage.
 
+mod bench;
 mod classify;
 mod embed;
+mod import;
 mod input;
 mod inspect;
 mod merge;
 mod output;
 mod progress;
+mod prune;
+mod rerank;
 mod rows;
 mod setup;
+mod tag;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -19,7 +25,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
-  # No model at hand: a tiny one is built in, with two adapters, sentiment and topic
+  # No model at hand: a small one is built in, with the adapters sentiment, question and intent
   sorank classify --use sentiment 'what a wonderful trip' 'the soup was cold'
   # Embeddings of a sentence-transformers model
   sorank embed --model ./all-MiniLM-L6-v2 'a text' 'another text'
@@ -46,10 +52,22 @@ enum Command {
     Embed(embed::Args),
     /// Label texts (or pairs) with an adapter's classifier, or score them
     Classify(classify::Args),
+    /// Find entities in texts with an adapter's token classifier
+    Tag(tag::Args),
+    /// Sort texts by how well they answer a query, with a cross-encoder
+    Rerank(rerank::Args),
     /// Show what a base or an adapter holds: sites, ranks, parameters, bytes
     Inspect(inspect::Args),
     /// Write base + adapter as one ordinary checkpoint
     Merge(merge::Args),
+    /// Measure what adapters cost on this machine
+    Bench(bench::Args),
+    /// Make an adapter smaller by its singular values, and say what was dropped
+    Prune(prune::Args),
+    /// Check adapters against a base without running traffic
+    Verify(verify::Args),
+    /// Turn a SoRA or OpenDelta checkpoint, or an AdaLoRA adapter, into a plain adapter
+    Import(import::Args),
     /// Print a completion script for your shell
     Completions {
         /// The shell
@@ -86,8 +104,14 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Embed(args) => embed::run(&args),
         Command::Classify(args) => classify::run(&args),
+        Command::Tag(args) => tag::run(&args),
+        Command::Rerank(args) => rerank::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Prune(args) => prune::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sorank", &mut std::io::stdout());
             Ok(())

@@ -206,6 +206,54 @@ impl<'a> ClassifyLine<'a> {
     }
 }
 
+/// `tag`: `{"index","adapter","entities":[{"entity","score","word","start","end"}]}`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct TagLine<'a> {
+    /// Number of the row, from 0.
+    pub(crate) index: usize,
+    /// Who answered; `null` for the base.
+    pub(crate) adapter: Option<&'a str>,
+    /// What was found, in order of the text.
+    pub(crate) entities: Vec<EntityPart<'a>>,
+}
+
+/// One entity of a [`TagLine`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct EntityPart<'a> {
+    /// Its kind, or a token's label.
+    pub(crate) entity: &'a str,
+    /// Its probability.
+    #[serde(serialize_with = "finite")]
+    pub(crate) score: f32,
+    /// Its tokens, decoded.
+    pub(crate) word: &'a str,
+    /// First character.
+    pub(crate) start: usize,
+    /// One past the last character.
+    pub(crate) end: usize,
+}
+
+/// `rerank`: `{"index","adapter","results":[{"index","score"}]}`, the best text first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct RerankLine<'a> {
+    /// Number of the query, from 0.
+    pub(crate) index: usize,
+    /// Who answered; `null` for the base.
+    pub(crate) adapter: Option<&'a str>,
+    /// Every text, in order of score.
+    pub(crate) results: Vec<Ranked>,
+}
+
+/// One text of a [`RerankLine`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Ranked {
+    /// Number of the text among the query's, from 0.
+    pub(crate) index: usize,
+    /// How well it answers.
+    #[serde(serialize_with = "finite")]
+    pub(crate) score: f32,
+}
+
 /// `--keep-going`: a row that failed, in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct ErrorLine<'a> {

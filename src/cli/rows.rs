@@ -25,7 +25,7 @@ pub(super) struct RowArgs {
     #[arg(value_name = "TEXT", conflicts_with = "input")]
     pub(super) texts: Vec<String>,
     /// Rows from a file (.txt, .jsonl, .csv, .tsv) or from stdin (-).
-    /// A JSONL row is {"text", "text_pair"?, "adapter"?}
+    /// A JSONL row is {"text", "text_pair"?, "adapter"?}, or "adapters": [..] for an answer from each
     #[arg(long, short, value_name = "FILE")]
     pub(super) input: Option<PathBuf>,
     /// The adapter of rows that name none
@@ -67,11 +67,26 @@ pub(super) fn go_on(flow: ControlFlow<()>) -> Result<(), Failure> {
     }
 }
 
-/// Answers every row and hands it to `write` in input order, with its index and adapter.
-pub(super) fn answer_all(
+/// What is asked of every row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub(super) want: Want,
+    /// Put before each text.
+    pub(super) prompt: &'a str,
+}
+
+impl From<Want> for Question<'_> {
+    fn from(want: Want) -> Self {
+        Question { want, prompt: "" }
+    }
+}
+
+/// Answers every row and hands it to `write` in input order, with its index and adapter; a row for several adapters
+/// as often as it has adapters, in its order.
+pub(super) fn answer_all<'q>(
     args: &RowArgs,
     engine: &Engine,
-    want: Want,
+    question: impl Into<Question<'q>>,
     quiet: bool,
     mut write: impl FnMut(&mut Stdout, usize, Option<&str>, &Answer) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
@@ -89,6 +104,7 @@ pub(super) fn answer_all(
             Some(args.texts.len() as u64),
         ),
     };
+    let question = question.into();
     let progress = Progress::new(known, quiet);
     let mut out = Output::stdout();
     let mut index = 0;
@@ -98,30 +114,14 @@ pub(super) fn answer_all(
             break;
         }
         let (mut done, mut tokens) = (0, 0);
-        for (row, answer) in answer_window(args, engine, want, &rows, window) {
-            match answer {
-                Ok((answer, n)) => {
-                    let adapter = row.as_ref().and_then(|row| adapter_of(args, row));
-                    write(&mut out, index, adapter, &answer)?;
-                    tokens += n;
-                }
-                Err(error) if args.keep_going => {
-                    let (line, why) = match &error {
-                        Error::Row { line, why, .. } => (*line, why.clone()),
-                        other => (index + 1, other.to_string()),
-                    };
-                    write_line(
-                        &mut out,
-                        &ErrorLine {
-                            index,
-                            line,
-                            error: &why,
-                        },
-                    )?;
-                }
-                Err(error) => {
-                    go_on(out.flush()?)?;
-                    return Err(error.into());
+        for answers in answer_window(args, engine, question, &rows, window) {
+            for (adapter, answer) in answers {
+                match answer {
+                    Ok((answer, n)) => {
+                        write(&mut out, index, adapter.as_deref(), &answer)?;
+                        tokens += n;
+                    }
+                    Err(error) => report(&mut out, args.keep_going, index, error)?,
                 }
             }
             index += 1;
@@ -135,51 +135,75 @@ pub(super) fn answer_all(
     Ok(())
 }
 
-/// A row, where it could be read, and its answer with the number of its tokens.
-type Answered = (Option<Row>, Result<(Answer, usize)>);
+/// A row that failed: in its place where `keep_going`, else the end.
+pub(super) fn report(
+    out: &mut Stdout,
+    keep_going: bool,
+    index: usize,
+    error: Error,
+) -> Result<(), Failure> {
+    if !keep_going {
+        go_on(out.flush()?)?;
+        return Err(error.into());
+    }
+    let (line, why) = match &error {
+        Error::Row { line, why, .. } => (*line, why.clone()),
+        other => (index + 1, other.to_string()),
+    };
+    let error = &why;
+    write_line(out, &ErrorLine { index, line, error })
+}
+
+/// The answers to a row: who was asked, and the answer with the number of its tokens.
+type Answered = Vec<(Option<String>, Result<(Answer, usize)>)>;
 
 fn answer_window(
     args: &RowArgs,
     engine: &Engine,
-    want: Want,
+    question: Question<'_>,
     rows: &Rows,
     window: Vec<Result<Row>>,
 ) -> Vec<Answered> {
-    let fan_out = "\"adapters\" (one text, many adapters) is not supported; give a row for each";
+    // An empty text stays empty, which is refused: its prompt alone is no text.
+    let prompted = |row: &Row| match row.text.trim().is_empty() {
+        true => row.text.clone(),
+        false => format!("{}{}", question.prompt, row.text),
+    };
+    let prompted: Vec<Option<String>> = window
+        .iter()
+        .flatten()
+        .map(|row| (!question.prompt.is_empty()).then(|| prompted(row)))
+        .collect();
     let requests: Vec<Request<'_>> = window
         .iter()
         .flatten()
-        .filter(|row| !matches!(row.adapters, RowAdapter::Many(_)))
-        .map(|row| Request {
-            text: &row.text,
-            pair: row.text_pair.as_deref(),
-            adapter: adapter_of(args, row),
-            want,
+        .zip(&prompted)
+        .flat_map(|(row, prompted)| {
+            let request = move |adapter| Request {
+                text: prompted.as_deref().unwrap_or(&row.text),
+                pair: row.text_pair.as_deref(),
+                adapter,
+                want: question.want,
+            };
+            adapters_of(args, row).into_iter().map(request)
         })
         .collect();
     let mut answers = engine.answer(&requests, truncate(args)).into_iter();
-    let mut out = Vec::with_capacity(window.len());
-    for row in window {
-        let row = match row {
-            Ok(row) => row,
-            Err(error) => {
-                out.push((None, Err(error)));
-                continue;
-            }
-        };
-        let answer = match row.adapters {
-            RowAdapter::Many(_) => Err(rows.error_at(row.line, fan_out)),
-            _ => answers
-                .next()
-                .expect("one answer a request")
-                .map_err(|error| rows.error_at(row.line, error.to_string())),
-        };
-        out.push((Some(row), answer));
-    }
-    out
+    let answers_to = |row: Result<Row>| match row {
+        Err(error) => vec![(None, Err(error))],
+        Ok(row) => adapters_of(args, &row)
+            .into_iter()
+            .map(|adapter| {
+                let answer = answers.next().expect("one answer a request");
+                let answer = answer.map_err(|e| rows.error_at(row.line, e.to_string()));
+                (adapter.map(str::to_owned), answer)
+            })
+            .collect(),
+    };
+    window.into_iter().map(answers_to).collect()
 }
 
-fn truncate(args: &RowArgs) -> Truncate {
+pub(super) fn truncate(args: &RowArgs) -> Truncate {
     match args.truncate {
         None => Truncate::No,
         Some(Side::Right) => Truncate::Right,
@@ -187,11 +211,11 @@ fn truncate(args: &RowArgs) -> Truncate {
     }
 }
 
-/// The adapter of a row: its own word, or `--use`.
-fn adapter_of<'a>(args: &'a RowArgs, row: &'a Row) -> Option<&'a str> {
+/// The adapters of a row: its own word, or `--use`.
+fn adapters_of<'a>(args: &'a RowArgs, row: &'a Row) -> Vec<Option<&'a str>> {
     match &row.adapters {
-        RowAdapter::NotGiven => args.default_adapter.as_deref(),
-        RowAdapter::One(name) => name.as_deref(),
-        RowAdapter::Many(_) => None,
+        RowAdapter::NotGiven => vec![args.default_adapter.as_deref()],
+        RowAdapter::One(name) => vec![name.as_deref()],
+        RowAdapter::Many(names) => names.iter().map(Option::as_deref).collect(),
     }
 }

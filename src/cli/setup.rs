@@ -1,6 +1,6 @@
 //! Arguments that name a base and its adapters, and the engine made from them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -94,25 +94,35 @@ impl ModelArgs {
         Ok(Model::load(self.source()?, &options)?)
     }
 
-    /// The adapters with their names: those given, or the built-in ones of the built-in model.
-    pub(super) fn read_adapters(&self) -> Result<Vec<(String, Adapter)>, Failure> {
+    /// The adapters with their names: the built-in ones of the built-in model, and those given; each read, or why not.
+    pub(super) fn all_adapters(&self) -> Result<Vec<(String, crate::Result<Adapter>)>, Failure> {
         let mut all = Vec::new();
         if self.model.is_none() {
             for (name, adapter) in embedded::adapters() {
-                all.push((name.to_owned(), adapter?));
+                all.push((name.to_owned(), adapter));
             }
         }
         for (name, dir) in &self.adapters {
             if all.iter().any(|(n, _)| n == name) {
                 return Err(Failure::Usage(format!("two adapters are named {name:?}")));
             }
-            all.push((name.clone(), Adapter::read(dir)?));
+            all.push((name.clone(), Adapter::read(dir)));
         }
         Ok(all)
     }
 
     /// The engine with every adapter bound; sets the size of the thread pool.
     pub(super) fn engine(&self) -> Result<Engine, Failure> {
+        let engine = self.bare_engine()?;
+        for (name, adapter) in self.all_adapters()? {
+            let task = engine.model().bind(&name, &adapter?)?;
+            engine.registry().insert(&name, task);
+        }
+        Ok(engine)
+    }
+
+    /// The engine without an adapter; sets the size of the thread pool.
+    pub(super) fn bare_engine(&self) -> Result<Engine, Failure> {
         let threads = self.threads.map_or(0, usize::from); // 0: rayon asks how many cores it may use
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -122,11 +132,18 @@ impl ModelArgs {
         let source = model.source().clone();
         let read = |name: &str| source.read(name);
         let tokenizer = Tokenizer::load(&read, &source.path(""))?;
-        let engine = Engine::new(model, tokenizer, self.max_batch_tokens)?;
-        for (name, adapter) in self.read_adapters()? {
-            let task = engine.model().bind(&name, &adapter)?;
-            engine.registry().insert(&name, task);
-        }
-        Ok(engine)
+        Ok(Engine::new(model, tokenizer, self.max_batch_tokens)?)
     }
+}
+
+/// The base in `dir`, to check adapters against.
+pub(super) fn base_of(dir: &Path) -> crate::Result<Model> {
+    Model::load(Source::dir(dir)?, &LoadOptions::default())
+}
+
+/// Records in `adapter` which base it is for, once it was seen to fit.
+pub(super) fn stamp(adapter: &mut Adapter, base: &Model) -> crate::Result<()> {
+    base.bind("checked", adapter)?;
+    adapter.base_fingerprint = Some(base.packed().content_hash().to_owned());
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::tags::Entity;
 use crate::{kernel::softmax, mat::MatMut, model::Classifier, spec::Problem};
 
 /// The answer to one row.
@@ -11,6 +12,10 @@ pub enum Answer {
     Embedding(Vec<f32>),
     /// Labels and scores.
     Classes(Classes),
+    /// What was found, in order of the text.
+    Tags(Vec<Entity>),
+    /// The logit of a pair.
+    Relevance(f32),
 }
 
 /// The outputs of a sequence classifier.

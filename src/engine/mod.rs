@@ -5,9 +5,11 @@
 //! succeed. Synchronous throughout; queues, clocks and sockets belong to `server/`.
 
 pub mod answer;
+mod fan;
 pub mod registry;
 pub mod request;
 pub mod scheduler;
+pub mod tags;
 
 use std::sync::Arc;
 
@@ -18,12 +20,12 @@ pub use self::{
     answer::{Answer, Classes},
     registry::Registry,
     request::{Admitted, Request, Want},
+    tags::{Aggregation, Entity},
 };
 use crate::{
     error::{Error, Result},
-    mat::{Mat, Matrix},
-    model::{Batch, Level, Model, Sequence, Task},
-    text::{Limit, Tokenizer, Truncate},
+    model::{Batch, Classifier, Level, Model, Sequence, Task},
+    text::{Encoded, Limit, Tokenizer, Truncate},
 };
 
 /// One model, its tokenizer, its tasks.
@@ -76,24 +78,37 @@ impl Engine {
     /// # Errors
     /// [`Error::UnknownAdapter`], [`Error::WrongTask`], [`Error::TooLong`], [`Error::EmptyInput`].
     pub fn admit(&self, request: &Request<'_>, truncate: Truncate) -> Result<Admitted> {
+        self.admit_sharing(request, truncate, &mut None)
+    }
+
+    /// As [`Engine::admit`], for requests of one text: `encoded` is its tokens once one of them was admitted.
+    fn admit_sharing(
+        &self,
+        request: &Request<'_>,
+        truncate: Truncate,
+        encoded: &mut Option<Arc<Encoded>>,
+    ) -> Result<Admitted> {
         let task = self.registry.get(request.adapter)?;
-        let unable = |wanted, why: String| Error::WrongTask {
-            task: task.shown(),
-            wanted,
-            why,
+        can(&task, request)?;
+        let encoded = match encoded {
+            Some(encoded) => encoded.clone(),
+            None => encoded
+                .insert(Arc::new(self.encode(request, &task, truncate)?))
+                .clone(),
         };
-        if request.want == Want::Classes {
-            match task.classifier.as_ref().map(|c| c.level) {
-                None => return Err(unable("classify", "it has no classification head".into())),
-                Some(Level::Token) => {
-                    return Err(unable(
-                        "classify",
-                        "its head labels tokens, not texts".into(),
-                    ));
-                }
-                Some(Level::Sequence) => {}
-            }
-        }
+        let pieces = match request.want {
+            Want::Tags(_) => tags::pieces(&self.tokenizer, request.text, &encoded),
+            _ => Vec::new(),
+        };
+        Ok(Admitted {
+            encoded,
+            task,
+            want: request.want,
+            pieces,
+        })
+    }
+
+    fn encode(&self, request: &Request<'_>, task: &Task, truncate: Truncate) -> Result<Encoded> {
         if [Some(request.text), request.pair]
             .into_iter()
             .flatten()
@@ -109,7 +124,7 @@ impl Engine {
         let vocab = self.model.spec().vocab;
         if let Some(id) = encoded.ids.iter().find(|&&id| id as usize >= vocab) {
             let why = format!("the tokenizer made id {id} and the model has {vocab} rows");
-            return Err(unable("read this text", why));
+            return Err(unable(task, "read this text", why));
         }
         let types = self.model.spec().embed.types.max(1) as u32;
         // Families with one token type call both halves of a pair type 0.
@@ -117,11 +132,7 @@ impl Engine {
             .types
             .iter_mut()
             .for_each(|t| *t = (*t).min(types - 1));
-        Ok(Admitted {
-            encoded,
-            task,
-            want: request.want,
-        })
+        Ok(encoded)
     }
 
     /// Answers `rows`, in their order. Rows of all adapters share batches.
@@ -144,15 +155,24 @@ impl Engine {
     }
 
     /// Admits and answers many requests; each row its own result, with the number of its tokens.
+    ///
+    /// Consecutive requests of one text are tokenised once, and the layers that none of their tasks adapts are
+    /// computed once; the bits are those of each request alone.
     pub fn answer(
         &self,
         requests: &[Request<'_>],
         truncate: Truncate,
     ) -> Vec<Result<(Answer, usize)>> {
-        let admitted: Vec<Result<Admitted>> = requests
-            .par_iter()
-            .map(|r| self.admit(r, truncate))
+        let texts: Vec<&[Request<'_>]> = requests
+            .chunk_by(|a, b| a.text == b.text && a.pair == b.pair)
             .collect();
+        let admit = |requests: &&[Request<'_>]| {
+            let mut encoded = None;
+            let admit = |r| self.admit_sharing(r, truncate, &mut encoded);
+            requests.iter().map(admit).collect::<Vec<_>>()
+        };
+        let admitted: Vec<Vec<Result<Admitted>>> = texts.par_iter().map(admit).collect();
+        let admitted: Vec<Result<Admitted>> = admitted.into_iter().flatten().collect();
         let mut errors = Vec::with_capacity(admitted.len());
         let mut good = Vec::with_capacity(admitted.len());
         for result in admitted {
@@ -187,44 +207,93 @@ impl Engine {
             });
         }
         let batch = Batch::pack(sequences);
-        let encoded = self.model.forward(&batch, &tasks, &mut ());
+        let texts: Vec<*const Encoded> = plan
+            .iter()
+            .map(|&row| Arc::as_ptr(&rows[row].encoded))
+            .collect();
+        let encoded = fan::forward(&self.model, &batch, &tasks, &texts);
         for group in batch.groups() {
-            let wants = |want| {
-                group
-                    .sequences
-                    .clone()
-                    .filter(move |&s| rows[plan[s]].want == want)
-            };
             let task = tasks[group.task];
-            for s in wants(Want::Embedding) {
-                answers[plan[s]] =
-                    Some(self.embedding(task, encoded.view().row_range(batch.rows(s))));
+            let mut classified = Vec::new();
+            for s in group.sequences.clone() {
+                let row = &rows[plan[s]];
+                let hidden = encoded.view().row_range(batch.rows(s));
+                match row.want {
+                    Want::Embedding => {
+                        let vector = self.model.embed(task.embedder, hidden);
+                        answers[plan[s]] = Some(Answer::Embedding(vector));
+                    }
+                    Want::Tags(how) => {
+                        let classifier = classifier_of(task);
+                        let logits = self.model.tag(&classifier.head, hidden);
+                        let labels = &classifier.labels;
+                        let found =
+                            tags::entities(&self.tokenizer, &row.pieces, logits, labels, how);
+                        answers[plan[s]] = Some(Answer::Tags(found));
+                    }
+                    Want::Classes | Want::Relevance => classified.push(s),
+                }
             }
-            let of_classes: Vec<usize> = wants(Want::Classes).collect();
-            for (s, answer) in
-                of_classes
-                    .iter()
-                    .zip(self.classes(task, &batch, &encoded, &of_classes))
-            {
-                answers[plan[*s]] = Some(answer);
+            if classified.is_empty() {
+                continue;
+            }
+            let classifier = classifier_of(task);
+            let of = classified.iter().map(|&s| batch.rows(s));
+            let logits = (self.model).classify(&classifier.head, encoded.view(), of);
+            for (i, s) in classified.into_iter().enumerate() {
+                let logits = logits.row(i);
+                answers[plan[s]] = Some(match rows[plan[s]].want {
+                    Want::Relevance => Answer::Relevance(logits[0]),
+                    _ => Answer::Classes(Classes::new(classifier, logits)),
+                });
             }
         }
     }
+}
 
-    fn embedding(&self, task: &Task, rows: Mat<'_>) -> Answer {
-        Answer::Embedding(self.model.embed(task.embedder, rows))
+fn classifier_of(task: &Task) -> &Classifier {
+    (task.classifier.as_ref()).expect("admission asked whether the task has a head")
+}
+
+fn unable(task: &Task, wanted: &'static str, why: impl Into<String>) -> Error {
+    Error::WrongTask {
+        task: task.shown(),
+        wanted,
+        why: why.into(),
     }
+}
 
-    fn classes(&self, task: &Task, batch: &Batch, encoded: &Matrix, of: &[usize]) -> Vec<Answer> {
-        let Some(classifier) = task.classifier.as_ref().filter(|_| !of.is_empty()) else {
-            return Vec::new();
-        };
-        let sequences = of.iter().map(|&s| batch.rows(s));
-        let logits = self
-            .model
-            .classify(&classifier.head, encoded.view(), sequences);
-        (0..of.len())
-            .map(|i| Answer::Classes(Classes::new(classifier, logits.row(i))))
-            .collect()
+/// Whether `task` can do what `request` wants.
+fn can(task: &Task, request: &Request<'_>) -> Result<()> {
+    let (wanted, level) = match request.want {
+        Want::Embedding => return Ok(()),
+        Want::Classes => ("classify", Level::Sequence),
+        Want::Relevance => ("rerank", Level::Sequence),
+        Want::Tags(_) => ("tag", Level::Token),
+    };
+    let Some(classifier) = &task.classifier else {
+        return Err(unable(task, wanted, "it has no classification head"));
+    };
+    match (classifier.level, level) {
+        (Level::Token, Level::Sequence) => {
+            return Err(unable(task, wanted, "its head labels tokens, not texts"));
+        }
+        (Level::Sequence, Level::Token) => {
+            return Err(unable(task, wanted, "its head labels texts, not tokens"));
+        }
+        _ => {}
+    }
+    match request.want {
+        Want::Tags(_) if request.pair.is_some() => Err(unable(
+            task,
+            wanted,
+            "a pair was given, and tags are of one text",
+        )),
+        Want::Relevance if classifier.head.outputs() != 1 => {
+            let outputs = classifier.head.outputs();
+            let why = format!("its head has {outputs} outputs, and a score is one");
+            Err(unable(task, wanted, why))
+        }
+        _ => Ok(()),
     }
 }

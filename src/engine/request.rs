@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::tags::{Aggregation, Piece};
 use crate::{model::Task, text::Encoded};
 
 /// What is asked of a text.
@@ -11,6 +12,10 @@ pub enum Want {
     Embedding,
     /// Labels and scores of the sequence classifier.
     Classes,
+    /// Entities, by the token classifier.
+    Tags(Aggregation),
+    /// How well a text answers a query: the one logit of a pair.
+    Relevance,
 }
 
 /// One row to answer.
@@ -29,10 +34,12 @@ pub struct Request<'a> {
 /// A request that was checked: nothing about it can fail any more.
 #[derive(Debug, Clone)]
 pub struct Admitted {
-    /// Its tokens.
-    pub encoded: Encoded,
+    /// Its tokens; shared by the rows of one text for several adapters.
+    pub encoded: Arc<Encoded>,
     /// Its task, held for the request's life.
     pub task: Arc<Task>,
     /// What is asked.
     pub want: Want,
+    /// The text's tokens for [`Want::Tags`]; empty for anything else.
+    pub(super) pieces: Vec<Piece>,
 }

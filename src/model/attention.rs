@@ -3,7 +3,9 @@
 //! What depends on weights besides q, k and v are the projected tables of relative positions. They are made
 //! once: the base's when it is loaded, a task's when it is bound, because an adapter on q or k changes them too.
 
-use std::{cell::RefCell, sync::Arc};
+pub mod backward;
+
+use std::{cell::RefCell, ops::Range, sync::Arc};
 
 use super::{
     block::{Block, Pass},
@@ -71,6 +73,21 @@ impl RelativePositions {
         heads: usize,
         task: Option<&Task>,
     ) -> ProjectedPositions {
+        let (out, keys, queries) = self.projection(block, packed, task);
+        let panels = |columns| PositionPanels::new(out.view().col_range(columns), heads);
+        ProjectedPositions {
+            keys: self.c2p.then(|| panels(keys)),
+            queries: self.p2c.then(|| panels(queries)),
+        }
+    }
+
+    /// The table through that linear, whole, and the columns of it that are keys and queries.
+    fn projection(
+        &self,
+        block: &Block,
+        packed: &Packed,
+        task: Option<&Task>,
+    ) -> (Matrix, Range<usize>, Range<usize>) {
         let (rows, h) = (self.table.rows(), self.table.cols());
         let linear = block.projects_positions();
         let factors = linear
@@ -94,11 +111,7 @@ impl RelativePositions {
         let mut out = Matrix::zeros(rows, width);
         let (x, none) = (self.table.view(), Epilogue::default());
         linear.forward(packed, x, &groups, none, out.view_mut(), 1);
-        let panels = |columns| PositionPanels::new(out.view().col_range(columns), heads);
-        ProjectedPositions {
-            keys: self.c2p.then(|| panels(keys)),
-            queries: self.p2c.then(|| panels(queries)),
-        }
+        (out, keys, queries)
     }
 }
 

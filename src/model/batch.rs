@@ -135,11 +135,16 @@ impl Batch {
 
     /// The sequences in `range` as a batch of their own.
     pub fn slice(&self, range: Range<usize>) -> Batch {
-        Batch::pack(range.map(|s| Sequence {
+        Batch::pack(range.map(|s| self.sequence(s)))
+    }
+
+    /// Sequence `s`, as it was packed.
+    pub fn sequence(&self, s: usize) -> Sequence<'_> {
+        Sequence {
             ids: &self.ids[self.rows(s)],
             types: &self.types[self.rows(s)],
             task: self.task_of(s),
-        }))
+        }
     }
 }
 

@@ -101,6 +101,22 @@ impl Model {
         Ok(task)
     }
 
+    /// A task from factors made in memory, by slot, and a classifier: what a trainer runs.
+    pub fn assemble(&self, factors: Vec<Option<LowRank>>, classifier: Option<Classifier>) -> Task {
+        let mut task = self.task(None, factors, Vec::new(), classifier);
+        task.positions = self.positions_of(&task);
+        task
+    }
+
+    /// A tensor of a head as the checkpoint holds it: its shape and elements. `in_encoder` as in `spec::DenseSpec`.
+    pub fn head_tensor(
+        &self,
+        name: &str,
+        in_encoder: bool,
+    ) -> Result<Option<(Vec<usize>, Vec<f32>)>> {
+        HeadReader::new(self, None).whole(name, in_encoder)
+    }
+
     fn task(
         &self,
         name: Option<String>,

@@ -1,5 +1,7 @@
 //! One layer of the encoder: attention and a feed-forward block, post-norm or pre-norm.
 
+pub mod backward;
+
 use crate::{
     kernel::activation::Activation,
     mat::{MatMut, Matrix},
@@ -86,6 +88,13 @@ impl Block {
     /// The linear that projects relative positions.
     pub fn projects_positions(&self) -> &Linear {
         self.own_positions.as_ref().unwrap_or(&self.qkv)
+    }
+
+    /// Where tasks keep their factors for this layer's linears.
+    pub fn slots(&self) -> impl Iterator<Item = usize> {
+        let linears = [&self.qkv, &self.attn_out, &self.mlp_in, &self.mlp_out];
+        let linears = linears.into_iter().chain(&self.own_positions);
+        linears.filter_map(|linear| linear.slot)
     }
 
     /// One layer: `w.x` in, `w.x` out.

@@ -5,10 +5,14 @@
 use std::sync::Arc;
 
 use crate::{
-    mat::{MatMut, Matrix},
+    mat::{Mat, MatMut, Matrix},
     model::{
+        backward::Gradients,
         batch::Batch,
-        linear::{Epilogue, Linear},
+        linear::{
+            Epilogue, Linear,
+            backward::{InputGradient, LowRankGradient, Transposed},
+        },
         norm::Norm,
         task::{Task, factors_at},
     },
@@ -77,6 +81,35 @@ impl Embedding {
             .map(|s| factors_at(batch, tasks, s))
             .unwrap_or_default();
         project.forward(packed, w.as_ref(), &groups, Epilogue::default(), x, threads);
+    }
+
+    /// The slot of the projection to the hidden width, where there is one.
+    pub fn slot(&self) -> Option<usize> {
+        self.project.as_ref()?.slot
+    }
+
+    /// The gradient of what `task` adds to the projection, given that of [`Embedding::forward`]'s answer, `d [T x H]`.
+    pub fn backward(
+        &self,
+        batch: &Batch,
+        task: &Task,
+        transposed: &Transposed,
+        d: Mat<'_>,
+        gradients: &mut Gradients,
+    ) {
+        let Some((project, slot)) = self.project.as_ref().zip(self.slot()) else {
+            return;
+        };
+        let Some(factors) = task.factors.get(slot).and_then(Option::as_ref) else {
+            return;
+        };
+        let mut wide = Matrix::zeros(batch.tokens(), self.word.cols());
+        self.rows(batch, wide.view_mut());
+        let gradient =
+            gradients.factors[slot].get_or_insert_with(|| LowRankGradient::zeros(factors));
+        // x = wide Wt
+        let own = Some((factors, gradient));
+        project.backward(transposed, wide.view(), d, own, InputGradient::None);
     }
 
     fn rows(&self, batch: &Batch, mut x: MatMut<'_>) {

@@ -3,6 +3,8 @@
 //! Heads belong to tasks: their weights are `f32` on the heap, shared where the base's are used. Pooling
 //! happens before (`model::forward`), meaning of the logits after (`engine::answer`).
 
+pub mod backward;
+
 use crate::{
     kernel::activation::Activation,
     mat::{Mat, Matrix},

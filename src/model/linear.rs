@@ -4,23 +4,27 @@
 //! (q|k|v, gate|up) is one linear with several parts, each an adapted site over its own columns. Every
 //! group of the batch runs at its own rank; a group without factors here costs nothing.
 //!
+//! The base product runs over all rows of a thread at once, so that a panel of weights is read once for all
+//! groups; the ranks of each group (`x At`, made before) continue the sums of a register tile while it is in L1.
+//!
 //! Numerics: an output is one chain of fused multiply-adds, `bias`, then K, then the ranks, then the
 //! activation, then the residual, whichever way the work is cut: so a row's bits do not depend on its
 //! neighbours, on the number of threads or on how rows were blocked.
 
-use std::ops::Range;
+pub mod backward;
+
+use std::{cell::RefCell, ops::Range};
 
 use crate::{
     kernel::{
         activation::Activation,
-        panel::{Init, OwnedPanels, Panels, Product, WIDTH},
+        panel::{Init, OwnedPanels, Panels, Part, Product, WIDTH},
     },
-    mat::{Mat, MatMut},
+    mat::{Mat, MatMut, Matrix},
     weights::Packed,
 };
 
-/// Rows of one block: `x`, `y` and the ranks of a block stay in the second-level cache between the
-/// product and the low-rank update.
+/// Rows that are worth a thread of their own: below, threads share columns.
 const BLOCK_ROWS: usize = 64;
 
 /// A linear layer: a packed weight, its bias, and where tasks keep their factors for it.
@@ -179,86 +183,87 @@ impl<'a> Call<'a> {
 
     /// Rows `rows` on this thread; `y` holds exactly those rows.
     fn rows(self, rows: Range<usize>, mut y: MatMut<'_>) {
-        let mut at = rows.start;
-        for group in self.groups {
-            let (start, end) = (group.rows.start.max(at), group.rows.end.min(rows.end));
-            if start >= end {
-                continue;
-            }
-            if start > at {
-                self.plain(
-                    at..start,
-                    y.reborrow().row_range(at - rows.start..start - rows.start),
-                );
-            }
-            let mut from = start;
-            while from < end {
-                let to = (from + BLOCK_ROWS).min(end);
-                let block = y.reborrow().row_range(from - rows.start..to - rows.start);
-                self.adapted(from..to, group.factors, block);
-                from = to;
-            }
-            at = end;
+        let groups = self.groups;
+        let first = groups.partition_point(|g| g.rows.end <= rows.start);
+        let last = groups.partition_point(|g| g.rows.start < rows.end);
+        if first >= last {
+            return self.product(rows, true).into(y);
         }
-        if at < rows.end {
-            self.plain(
-                at..rows.end,
-                y.row_range(at - rows.start..rows.end - rows.start),
-            );
-        }
+        let groups = &groups[first..last];
+        RANKS.with_borrow_mut(|ranks| {
+            let shares = self.ranks(&rows, groups, ranks);
+            let n = self.w.shape().n;
+            if shares.iter().all(|share| share.is_whole_panels(n)) {
+                let parts: Vec<Part<'_>> = shares.into_iter().map(|share| share.part).collect();
+                return self.product(rows.clone(), true).into_with_parts(&parts, y);
+            }
+            // Sites that are no whole panels wide: the ranks follow as products of their own, with the same bits.
+            self.product(rows.clone(), false).into(y.reborrow());
+            for share in &shares {
+                let y = y.reborrow().row_range(share.part.rows.clone());
+                share.add(y.col_range(share.part.columns.clone()));
+            }
+            self.finish(rows, y);
+        });
     }
 
-    fn product(&self, rows: Range<usize>) -> Product<'a> {
-        Product {
-            x: self.x.row_range(rows),
-            w: self.w,
-            init: self.bias.map_or(Init::Zero, Init::Bias),
-            activation: None,
-            residual: None,
+    /// The low-rank parts of `groups` in these rows and columns, their `x At` in `ranks`.
+    fn ranks<'r>(
+        &self,
+        rows: &Range<usize>,
+        groups: &'r [GroupFactors<'_>],
+        ranks: &'r mut Vec<f32>,
+    ) -> Vec<Share<'r>> {
+        let here = self.first..self.first + self.w.shape().n;
+        let in_rows = |g: &GroupFactors<'_>| g.rows.start.max(rows.start)..g.rows.end.min(rows.end);
+        let size = |g: &GroupFactors<'_>| in_rows(g).len() * g.factors.down.shape().n;
+        let total = groups.iter().map(size).sum();
+        if ranks.len() < total {
+            ranks.resize(total, 0.0);
         }
-    }
-
-    /// A block without low-rank factors: one product with everything in its epilogue.
-    fn plain(&self, rows: Range<usize>, y: MatMut<'_>) {
-        let product = Product {
-            activation: self.epilogue.activation,
-            residual: self.epilogue.residual.map(|r| r.row_range(rows.clone())),
-            ..self.product(rows)
-        };
-        product.into(y);
-    }
-
-    /// A block of one group: product, then the ranks continue its sums, then the epilogue.
-    fn adapted(&self, rows: Range<usize>, factors: &LowRank, mut y: MatMut<'_>) {
-        self.product(rows.clone()).into(y.reborrow());
-        let (block, n) = (rows.len(), self.w.shape().n);
-        let here = self.first..self.first + n;
-        RANKS.with_borrow_mut(|t| {
-            let mut t = t.reshape(block, factors.down.shape().n);
-            let x = self.x.row_range(rows.clone());
-            let down = factors.down.view();
-            let product = Product {
-                x,
-                w: down,
+        let mut rest = &mut ranks[..total];
+        let mut shares = Vec::new();
+        for group in groups {
+            let (of, rank) = (in_rows(group), group.factors.down.shape().n);
+            let (t, after) = std::mem::take(&mut rest).split_at_mut(of.len() * rank);
+            rest = after;
+            let down = Product {
+                x: self.x.row_range(of.clone()),
+                w: group.factors.down.view(),
                 init: Init::Zero,
                 activation: None,
                 residual: None,
             };
-            product.into(t.reborrow());
-            for part in &factors.parts {
+            down.into(MatMut::new(t, of.len(), rank));
+            let t = Mat::new(t, of.len(), rank);
+            for part in &group.factors.parts {
                 let columns = part.columns.start.max(here.start)..part.columns.end.min(here.end);
-                if columns.start >= columns.end {
-                    continue;
+                if columns.start < columns.end {
+                    shares.push(part.at(t, of.start - rows.start, columns, here.start));
                 }
-                part.add(
-                    t.as_ref(),
-                    columns.clone(),
-                    y.reborrow()
-                        .col_range(columns.start - here.start..columns.end - here.start),
-                );
             }
-        });
-        for r in 0..block {
+        }
+        shares
+    }
+
+    /// The base product of `rows`, with the epilogue or to be continued.
+    fn product(&self, rows: Range<usize>, whole: bool) -> Product<'a> {
+        let Epilogue {
+            activation,
+            residual,
+        } = self.epilogue;
+        Product {
+            x: self.x.row_range(rows.clone()),
+            w: self.w,
+            init: self.bias.map_or(Init::Zero, Init::Bias),
+            activation: activation.filter(|_| whole),
+            residual: residual.filter(|_| whole).map(|r| r.row_range(rows)),
+        }
+    }
+
+    /// The epilogue over finished sums.
+    fn finish(&self, rows: Range<usize>, mut y: MatMut<'_>) {
+        for r in 0..rows.len() {
             let row = y.row_mut(r);
             if let Some(activation) = self.epilogue.activation {
                 activation.apply(row);
@@ -273,50 +278,73 @@ impl<'a> Call<'a> {
 }
 
 impl LowRankPart {
-    /// Adds `t Bt` to the columns `columns` of the linear, which lie inside this part; `y` is those columns.
-    fn add(&self, t: Mat<'_>, columns: Range<usize>, y: MatMut<'_>) {
-        let t = t.col_range(self.ranks.clone());
+    /// This part over `columns` of the linear, which lie inside it, in a call whose first column is `origin`; `t` are
+    /// the ranks of all parts, for rows from `row` on. Columns that cut through a panel of B get it whole.
+    fn at<'r>(&'r self, t: Mat<'r>, row: usize, columns: Range<usize>, origin: usize) -> Share<'r> {
         let own = columns.start - self.columns.start..columns.end - self.columns.start;
-        let up = self.up.view();
-        let product = |w: Panels<'_>, y: MatMut<'_>| {
-            let product = Product {
-                x: t,
-                w,
-                init: Init::Keep,
-                activation: None,
-                residual: None,
-            };
-            product.into(y);
+        let panels = own.start / WIDTH..own.end.div_ceil(WIDTH);
+        Share {
+            skip: own.start % WIDTH,
+            part: Part {
+                rows: row..row + t.rows(),
+                columns: columns.start - origin..columns.end - origin,
+                t: t.col_range(self.ranks.clone()),
+                up: self.up.view().panel_range(panels),
+            },
+        }
+    }
+}
+
+/// What a call gets of a part.
+struct Share<'a> {
+    part: Part<'a>,
+    /// Columns of `part.up` before the first that is this call's.
+    skip: usize,
+}
+
+impl Share<'_> {
+    /// Whether its columns are whole panels of a call `n` columns wide, and whole panels of B.
+    fn is_whole_panels(&self, n: usize) -> bool {
+        let Part { columns, up, .. } = &self.part;
+        let ends = |column: usize| column.is_multiple_of(WIDTH) || column == n;
+        self.skip == 0
+            && up.shape().n == columns.len()
+            && columns.start.is_multiple_of(WIDTH)
+            && ends(columns.end)
+    }
+
+    /// `y += t Bt`; `y` is this share's rows and columns.
+    fn add(&self, mut y: MatMut<'_>) {
+        let Part { columns, t, up, .. } = &self.part;
+        let product = Product {
+            x: *t,
+            w: *up,
+            init: Init::Keep,
+            activation: None,
+            residual: None,
         };
-        let whole_panels =
-            own.start % WIDTH == 0 && (own.end % WIDTH == 0 || own.end == self.columns.len());
-        if whole_panels {
-            return product(
-                up.panel_range(own.start / WIDTH..own.end.div_ceil(WIDTH)),
-                y,
-            );
+        let wide = up.shape().n;
+        if wide == columns.len() {
+            return product.into(y);
         }
         // A thread's columns cut a panel of this part (its width is no multiple of 16): computed whole, copied in part.
-        let panels = own.start / WIDTH..own.end.div_ceil(WIDTH);
-        let covered = panels.start * WIDTH..(panels.end * WIDTH).min(self.columns.len());
-        let mut y = y;
         EDGE.with_borrow_mut(|edge| {
-            let mut wide = edge.reshape(y.rows(), covered.len());
-            let at = own.start - covered.start..own.end - covered.start;
+            let mut sums = edge.reshape(y.rows(), wide);
+            let at = self.skip..self.skip + columns.len();
             for r in 0..y.rows() {
-                wide.row_mut(r)[at.clone()].copy_from_slice(y.row_mut(r));
+                sums.row_mut(r)[at.clone()].copy_from_slice(y.row_mut(r));
             }
-            product(up.panel_range(panels), wide.reborrow());
+            product.into(sums.reborrow());
             for r in 0..y.rows() {
-                y.row_mut(r).copy_from_slice(&wide.row_mut(r)[at.clone()]);
+                y.row_mut(r).copy_from_slice(&sums.row_mut(r)[at.clone()]);
             }
         });
     }
 }
 
 thread_local! {
-    /// `x At` of one block, `[BLOCK_ROWS x R]`.
-    static RANKS: std::cell::RefCell<crate::mat::Matrix> = std::cell::RefCell::default();
+    /// `x At` of a call's rows, group after group, `[rows x R]` each.
+    static RANKS: RefCell<Vec<f32>> = RefCell::default();
     /// Columns of a part that a thread's share cuts through.
-    static EDGE: std::cell::RefCell<crate::mat::Matrix> = std::cell::RefCell::default();
+    static EDGE: RefCell<Matrix> = RefCell::default();
 }

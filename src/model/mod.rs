@@ -5,6 +5,7 @@
 //! branches on the facts of `spec::EncoderSpec`. Not here: text, files' bytes (`weights/`), queues (`engine/`).
 
 pub mod attention;
+pub mod backward;
 pub mod batch;
 pub mod bind;
 pub mod block;
@@ -111,6 +112,31 @@ impl Model {
     /// # Panics
     /// When a group names a task that is not in `tasks`, or an id is outside the vocabulary: admission sees to both.
     pub fn forward<H: Hook>(&self, batch: &Batch, tasks: &[&Task], hook: &mut H) -> Matrix {
+        self.forward_layers(0..self.blocks.len(), None, batch, tasks, hook)
+    }
+
+    /// Runs the layers in `layers` only, for who has computed those below once for several tasks: `from` is the
+    /// hidden states that they left, `[T x H]`, and `None` where `layers` begins with the first.
+    ///
+    /// # Panics
+    /// As [`Model::forward`]; when `from` is missing, or given to the first layer, or not a row a token.
+    pub fn forward_layers<H: Hook>(
+        &self,
+        layers: Range<usize>,
+        from: Option<Mat<'_>>,
+        batch: &Batch,
+        tasks: &[&Task],
+        hook: &mut H,
+    ) -> Matrix {
+        assert_eq!(
+            from.is_none(),
+            layers.start == 0,
+            "layers start from ids or from hidden states"
+        );
+        assert!(
+            from.is_none_or(|x| x.rows() == batch.tokens()),
+            "a row a token"
+        );
         let mut out = Matrix::zeros(batch.tokens(), self.spec.hidden);
         let threads = rayon::current_num_threads();
         let parts = if H::WATCHES {
@@ -119,15 +145,27 @@ impl Model {
             even_parts(batch, threads)
         };
         if parts.is_empty() {
-            self.run(batch, tasks, hook, out.view_mut(), threads);
+            let stretch = Stretch {
+                layers,
+                from,
+                batch,
+            };
+            self.run(stretch, tasks, hook, out.view_mut(), threads);
             return out;
         }
         rayon::scope(|scope| {
             let mut rest = out.view_mut();
+            let mut first = 0;
             for part in &parts {
                 let (rows, below) = rest.split_rows(part.tokens());
                 rest = below;
-                scope.spawn(move |_| self.run(part, tasks, &mut (), rows, 1));
+                let stretch = Stretch {
+                    layers: layers.clone(),
+                    from: from.map(|x| x.row_range(first..first + part.tokens())),
+                    batch: part,
+                };
+                first += part.tokens();
+                scope.spawn(move |_| self.run(stretch, tasks, &mut (), rows, 1));
             }
         });
         out
@@ -135,12 +173,17 @@ impl Model {
 
     fn run<H: Hook>(
         &self,
-        batch: &Batch,
+        stretch: Stretch<'_>,
         tasks: &[&Task],
         hook: &mut H,
         mut out: MatMut<'_>,
         threads: usize,
     ) {
+        let Stretch {
+            layers,
+            from,
+            batch,
+        } = stretch;
         if batch.tokens() == 0 {
             return;
         }
@@ -154,18 +197,44 @@ impl Model {
         };
         let (t, h) = (batch.tokens(), self.spec.hidden);
         let Workspace { x, wide, .. } = &mut w;
-        self.embedding
-            .forward(batch, &self.packed, tasks, wide, x.reshape(t, h), threads);
-        hook.at(Place::Embedded, 0, w.x.view_mut());
-        for (layer, block) in self.blocks.iter().enumerate() {
-            block.forward(pass, layer, &mut w, hook);
+        match from {
+            Some(hidden) => x.reshape(t, h).copy_from(hidden),
+            None => {
+                let x = x.reshape(t, h);
+                (self.embedding).forward(batch, &self.packed, tasks, wide, x, threads);
+                hook.at(Place::Embedded, 0, w.x.view_mut());
+            }
         }
-        if let Some(norm) = &self.final_norm {
-            norm.forward(w.x.view_mut());
+        for layer in layers.clone() {
+            self.blocks[layer].forward(pass, layer, &mut w, hook);
         }
-        hook.at(Place::Encoded, self.blocks.len(), w.x.view_mut());
+        if layers.end == self.blocks.len() {
+            if let Some(norm) = &self.final_norm {
+                norm.forward(w.x.view_mut());
+            }
+            hook.at(Place::Encoded, self.blocks.len(), w.x.view_mut());
+        }
         out.copy_from(w.x.view());
         self.lock_workspaces().push(w);
+    }
+
+    /// L: how many layers there are.
+    pub fn depth(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// How many layers, counted from the first, `task` leaves as the base has them: up to there its hidden states
+    /// are the base's, bit for bit.
+    pub fn untouched_layers(&self, task: &Task) -> usize {
+        let adapted = |slot: usize| task.factors.get(slot).is_some_and(Option::is_some);
+        if self.embedding.slot().is_some_and(adapted) {
+            return 0;
+        }
+        let touched = |block: &Block| block.slots().any(adapted);
+        self.blocks
+            .iter()
+            .position(touched)
+            .unwrap_or(self.blocks.len())
     }
 
     fn lock_workspaces(&self) -> std::sync::MutexGuard<'_, Vec<Workspace>> {
@@ -185,6 +254,11 @@ impl Model {
         out
     }
 
+    /// Logits of a token classifier, `[T x labels]`, for a sequence's last hidden states `rows [T x H]`.
+    pub fn tag(&self, head: &Head, rows: Mat<'_>) -> Matrix {
+        head.forward(&self.packed, rows)
+    }
+
     /// Logits of a sequence classifier, `[sequences x labels]`; each sequence is a range of rows of `encoded`.
     pub fn classify(
         &self,
@@ -199,6 +273,14 @@ impl Model {
         }
         head.forward(&self.packed, pooled.view())
     }
+}
+
+/// Some of the layers, and what they run on.
+struct Stretch<'a> {
+    layers: Range<usize>,
+    /// `[T x H]` from the layers below; `None` before the first.
+    from: Option<Mat<'a>>,
+    batch: &'a Batch,
 }
 
 /// The batch cut into whole sequences for `threads` threads, when the longest share is at most an eighth

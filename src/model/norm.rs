@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     kernel::norm::LayerNorm,
-    mat::{Mat, MatMut},
+    mat::{Mat, MatMut, Matrix},
 };
 
 /// `gamma (x - mean) / sqrt(var + eps) + beta`, row by row.
@@ -35,6 +35,23 @@ impl Norm {
     /// Norms every row of `x` in place.
     pub fn forward(&self, x: MatMut<'_>) {
         self.kernel().in_place(x, None);
+    }
+
+    /// The gradient of [`Norm::forward_into`] at `x`: `dx` is written; `parameters` are the gradients of gamma and
+    /// beta, `[1 x H]`, added to where they are wanted.
+    pub fn backward(
+        &self,
+        x: Mat<'_>,
+        dy: Mat<'_>,
+        dx: MatMut<'_>,
+        parameters: Option<&mut (Matrix, Matrix)>,
+    ) {
+        let Some((gamma, beta)) = parameters else {
+            return self.kernel().backward(x, dy, dx, None, None);
+        };
+        let (mut gamma, mut beta) = (gamma.view_mut(), beta.view_mut());
+        let (gamma, beta) = (gamma.row_mut(0), beta.row_mut(0));
+        self.kernel().backward(x, dy, dx, Some(gamma), Some(beta));
     }
 
     /// `y = norm(x)`

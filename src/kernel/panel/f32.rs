@@ -1,6 +1,9 @@
 //! `f32` weights: a step of K is one `f32` a column, a dot is one multiply-add, at every level.
 
-use super::tile::{Dot, Job, Rows};
+use super::{
+    dot::{Dot, Rows},
+    tile::Job,
+};
 use crate::{
     mat::Mat,
     simd::{self, Kernel, Level, Simd},
@@ -17,14 +20,13 @@ impl<S: Simd> Dot for Fma<S> {
     type X = S::F;
     const K_STEP: usize = 1;
     const X_STEP: usize = 4;
-    const CONVERTS: bool = false;
 
     #[inline(always)]
     fn simd(self) -> S {
         self.0
     }
     #[inline(always)]
-    unsafe fn prepare(self, _: Mat<'_>, _: Rows, _: usize, _: usize) {}
+    unsafe fn prepare(self, _: Mat<'_>, _: Rows) {}
     #[inline(always)]
     unsafe fn start(self, _row: usize, _panel: *const u8, from: *const f32) -> S::F {
         // SAFETY: the caller promises 16 elements.

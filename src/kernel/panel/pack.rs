@@ -114,21 +114,48 @@ pub fn add_to(bytes: &mut [u8], shape: PanelShape, rows: Range<usize>, delta: Ma
         (rows.len(), shape.k, shape.bytes()),
         "adding to {shape:?}"
     );
-    for (i, col) in rows.enumerate() {
+    let mut col = rows.start;
+    while col < rows.end {
         let (panel, c) = (col / WIDTH, col % WIDTH);
+        let end = ((panel + 1) * WIDTH).min(rows.end);
+        let delta = delta.row_range(col - rows.start..end - rows.start);
         let words = &mut bytes[panel * shape.panel_bytes()..];
-        let at = Words {
-            stored: shape.stored_columns(panel),
-        };
+        let stored = shape.stored_columns(panel);
+        let words = &mut words[..shape.steps() * stored * 4];
         match shape.precision {
-            Precision::F32 => at.change(words, c, delta.row(i).iter(), |word, &d| {
+            Precision::F32 => add_columns::<1>(words, stored, c, delta, |word, [d]| {
                 (f32::from_ne_bytes(word) + d).to_ne_bytes()
             }),
-            _ => at.change(words, c, delta.row(i).chunks(2), |[a, b, x, y], d| {
+            _ => add_columns::<2>(words, stored, c, delta, |[a, b, x, y], d| {
                 let sum = |w: [u8; 2], d| bf16::from_ne_bytes(w).to_f32() + d;
-                let second = d.get(1).map_or(0.0, |&d| sum([x, y], d));
-                pair(&[sum([a, b], d[0]), second])
+                pair(&[sum([a, b], d[0]), sum([x, y], d[1])])
             }),
+        }
+        col = end;
+    }
+}
+
+/// `words = f(words, delta)` for the columns of a panel from `c` on, `E` elements of `delta` a word; elements past its end
+/// are 0. Step after step, so that a panel is read and written in its own order.
+#[inline(always)]
+fn add_columns<const E: usize>(
+    words: &mut [u8],
+    stored: usize,
+    c: usize,
+    delta: Mat<'_>,
+    f: impl Fn([u8; 4], [f32; E]) -> [u8; 4],
+) {
+    let (columns, k) = (delta.rows(), delta.cols());
+    // Columns past the last are of no use, but a fixed number of rows makes for straight code.
+    let rows: [&[f32]; WIDTH] = std::array::from_fn(|i| &delta.row(i.min(columns - 1))[..k]);
+    for (step, words) in words.chunks_exact_mut(4 * stored).enumerate() {
+        let words = &mut words[4 * c..][..4 * columns];
+        for (word, row) in words.chunks_exact_mut(4).zip(rows) {
+            let d = match row.get(step * E..step * E + E) {
+                Some(d) => std::array::from_fn(|i| d[i]),
+                None => std::array::from_fn(|i| row.get(step * E + i).copied().unwrap_or(0.0)),
+            };
+            word.copy_from_slice(&f([word[0], word[1], word[2], word[3]], d));
         }
     }
 }
@@ -152,20 +179,6 @@ impl Words {
             .zip(values)
             .for_each(|(to, word)| to.copy_from_slice(&word));
     }
-
-    fn change<D>(
-        self,
-        words: &mut [u8],
-        c: usize,
-        deltas: impl Iterator<Item = D>,
-        f: impl Fn([u8; 4], D) -> [u8; 4],
-    ) {
-        let column = words.chunks_exact_mut(4).skip(c).step_by(self.stored);
-        for (word, d) in column.zip(deltas) {
-            let sum = f([word[0], word[1], word[2], word[3]], d);
-            word.copy_from_slice(&sum);
-        }
-    }
 }
 
 /// One or two elements as a pair of `bf16`.
@@ -175,12 +188,13 @@ fn pair(x: &[f32]) -> [u8; 4] {
     [a, b, c, d]
 }
 
-/// One to four elements as `i8` bytes; missing ones are 0.
+/// One to four elements as `i8` bytes, to nearest, ties to even; missing ones are 0.
 fn quad(x: &[f32], scale: f32) -> [u8; 4] {
+    /// Added to a small number, it leaves the nearest integer in the low bits (`f32::round_ties_even` calls a library).
+    const MAGIC: f32 = 12_582_912.0; // 1.5 x 2^23
     let mut q = [0; 4];
     for (q, &x) in q.iter_mut().zip(x) {
-        // A column of zeros has scale 0, and 0 / 0 casts to 0.
-        *q = (x / scale).round_ties_even() as i8 as u8;
+        *q = (x / scale + MAGIC).to_bits() as u8;
     }
     q
 }

@@ -19,92 +19,17 @@
 //!
 //! Not here: threads (callers split rows or panels), conversion of activations (the precision's file).
 
-use super::{Init, Panels, Product, WIDTH};
+use super::{
+    Init, Panels, Part, Product, WIDTH,
+    dot::{Dot, Rows, peak},
+};
 use crate::{
-    mat::{Mat, MatMut},
+    mat::MatMut,
     simd::{Simd, prefetch},
 };
 
-/// How one step of K is multiplied at one level. Everything is inlined into the level's trampoline.
-pub(super) trait Dot: Copy {
-    /// Vectors of the epilogue.
-    type S: Simd;
-    /// Sixteen sums in the making.
-    type Acc: Copy;
-    /// A step of a panel: 16 words.
-    type W: Copy;
-    /// A step of a row, in all lanes.
-    type X: Copy;
-    /// Elements of K a step.
-    const K_STEP: usize;
-    /// Bytes of a row a step.
-    const X_STEP: usize;
-    /// Rows and panels of the register tile, at most the level's.
-    const TILE: (usize, usize) = (Self::S::TILE_ROWS, Self::S::TILE_PANELS);
-
-    /// Whether rows are converted, by [`Dot::prepare`], or read as they are.
-    const CONVERTS: bool;
-
-    /// The level's vectors.
-    fn simd(self) -> Self::S;
-    /// Writes rows `row..row + r` of `x` to `rows` as this dot reads them, if it [`Dot::CONVERTS`].
-    ///
-    /// # Safety
-    /// `x` and `rows` hold `row + r` rows, `rows` in the scratch that the precision laid out.
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, row: usize, r: usize);
-    /// The first value of a chain: `from` is the initial sum of 16 columns, `panel` their panel (its header), `row`
-    /// the row.
-    ///
-    /// # Safety
-    /// `from` is readable for 16 elements, `panel` for the header.
-    unsafe fn start(self, row: usize, panel: *const u8, from: *const f32) -> Self::Acc;
-    /// Loads a step of a panel.
-    ///
-    /// # Safety
-    /// `p` is readable for 64 bytes.
-    unsafe fn load(self, p: *const u8) -> Self::W;
-    /// Broadcasts a step of a row.
-    ///
-    /// # Safety
-    /// `p` is readable for [`Dot::X_STEP`] bytes.
-    unsafe fn splat(self, p: *const u8) -> Self::X;
-    /// `acc + x . w`
-    fn dot(self, acc: Self::Acc, x: Self::X, w: Self::W) -> Self::Acc;
-    /// The finished sums, as `f32`. Same meaning and duties as [`Dot::start`].
-    ///
-    /// # Safety
-    /// As [`Dot::start`].
-    unsafe fn finish(
-        self,
-        acc: Self::Acc,
-        row: usize,
-        panel: *const u8,
-        from: *const f32,
-    ) -> <Self::S as Simd>::F;
-}
-
-/// Rows of activations as the micro-kernel reads them: `m` rows of [`Dot::X_STEP`] bytes a step.
-#[derive(Clone, Copy)]
-pub(super) struct Rows {
-    pub(super) ptr: *mut u8,
-    /// Bytes from one row to the next.
-    pub(super) stride: usize,
-    pub(super) m: usize,
-}
-
-impl Rows {
-    /// `f32` activations as they are, never written.
-    pub(super) fn of(x: Mat<'_>) -> Self {
-        Self {
-            ptr: x.as_ptr().cast_mut().cast(),
-            stride: x.stride() * 4,
-            m: x.rows(),
-        }
-    }
-}
-
-/// The low-rank part of a product: rows `t [m x R]`, scaled already, and its `up` panels.
-pub(super) type Low<'a> = Option<(Mat<'a>, Panels<'a>)>;
+/// The low-rank parts of a product, in row order, scaled already.
+pub(super) type Low<'a> = &'a [Part<'a>];
 
 /// Where a tile reads its initial sums and writes its results.
 #[derive(Clone, Copy)]
@@ -145,8 +70,7 @@ impl Group {
 /// Steps between prefetches.
 const CHUNK: usize = 4;
 
-/// What a tile fetches while it multiplies, so many lines a chunk: its share of the next group, and, in the first group,
-/// the activations that are converted next.
+/// What a tile fetches while it multiplies, so many lines a chunk: its share of the next group, and the next tile's rows.
 #[derive(Clone, Copy)]
 struct Ahead {
     w: *const u8,
@@ -391,6 +315,49 @@ impl Job<'_> {
     }
 }
 
+/// Adds what `part` has for the tile of `rows` (first, end) and `panels` at `place.out`.
+///
+/// # Safety
+/// The shapes of the part agree with its rows and columns; `place.out` holds the tile.
+#[inline(always)]
+unsafe fn add_part<L: Dot>(
+    fma: L,
+    part: &Part<'_>,
+    rows: (usize, usize),
+    panels: (usize, usize),
+    place: Place,
+) {
+    let own = (part.columns.start / WIDTH, part.columns.end.div_ceil(WIDTH));
+    let (first, end) = (rows.0.max(part.rows.start), rows.1.min(part.rows.end));
+    let (left, right) = (panels.0.max(own.0), panels.1.min(own.1));
+    if first >= end || left >= right {
+        return;
+    }
+    let group = Group::of(&part.up, left - own.0);
+    // SAFETY: the rectangle lies in the tile and in the part.
+    unsafe {
+        let at = (first - rows.0) * place.out_stride + (left - panels.0) * WIDTH;
+        let out = place.out.add(at);
+        let place = Place {
+            start: out,
+            start_stride: place.out_stride,
+            out,
+            ..place
+        };
+        let ahead = Ahead::NOTHING;
+        let tile = (end - first, right - left);
+        tile_any(
+            fma,
+            tile,
+            Rows::of(part.t),
+            first - part.rows.start,
+            group,
+            place,
+            ahead,
+        );
+    }
+}
+
 /// The whole product: every group of panels, every tile of rows.
 ///
 /// `rows` are the activations as `d` reads them; `fma` multiplies the low-rank part.
@@ -415,6 +382,8 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
     let whole = shape.n / WIDTH; // panels with 16 columns; the ragged one passes through `edge`
     let zeros = [0.0f32; WIDTH * MOST];
     let mut edge = [0.0f32; WIDTH * MOST];
+    // SAFETY: the caller's promise.
+    unsafe { d.prepare(x, rows) };
     let mut panel = 0;
     while panel < shape.panels() {
         let ragged = panel == whole;
@@ -433,18 +402,14 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
         // Lines that a tile fetches a chunk: of the next group, and of the rows that come next.
         let chunks = (group.steps / CHUNK).max(1);
         let w_lines = (group.pitch * p).div_ceil(64 * chunks * rows.m.div_ceil(most_rows).max(1));
-        let first = panel == 0 && D::CONVERTS;
-        let x_lines = if first {
-            (x.stride() * 4 * most_rows).div_ceil(64 * chunks)
-        } else {
-            0
-        };
         // Rows far apart in a wider buffer would fetch what lies between them.
-        let x_lines = if x.stride() > 2 * x.cols() {
-            0
+        let near = rows.stride <= 2 * group.steps * D::X_STEP;
+        let x_lines = if near {
+            most_rows * rows.stride / (64 * chunks)
         } else {
-            x_lines
+            0
         };
+        let mut parts = low;
         let mut row = 0;
         while row < rows.m {
             let r = most_rows.min(rows.m - row);
@@ -484,21 +449,17 @@ unsafe fn drive<D: Dot, L: Dot<S = D::S>>(
                 let ahead = Ahead {
                     w: next.wrapping_add(row / most_rows * 64 * chunks * w_lines),
                     w_lines,
-                    x: x.as_ptr().wrapping_add((row + r) * x.stride()).cast(),
+                    x: rows.ptr.wrapping_add((row + r) % rows.m * rows.stride),
                     x_lines,
                 };
-                if first {
-                    d.prepare(x, rows, row, r);
-                }
                 tile_any(d, (r, p), rows, row, group, place, ahead);
-                if let Some((t, up)) = low {
-                    let place = Place {
-                        start: place.out,
-                        start_stride: place.out_stride,
-                        ..place
-                    };
-                    let group = Group::of(&up, panel);
-                    tile_any(fma, (r, p), Rows::of(t), row, group, place, Ahead::NOTHING);
+                // Parts stand in row order: those above this tile are behind us until the next group of panels.
+                while parts.first().is_some_and(|part| part.rows.end <= row) {
+                    parts = &parts[1..];
+                }
+                let near = parts.iter().take_while(|part| part.rows.start < row + r);
+                for part in near {
+                    add_part(fma, part, (row, row + r), (panel, panel + p), place);
                 }
                 if ragged || product.activation.is_some() || product.residual.is_some() {
                     let to = (here, out_stride);
@@ -520,29 +481,3 @@ const _: () = {
             && <crate::simd::Avx512 as Simd>::TILE_ROWS <= 8
     );
 };
-
-/// Runs `rounds` steps of 24 independent chains with nothing but registers, and returns the multiplications and
-/// additions that were done: what the arithmetic units can do at most.
-#[inline(always)]
-fn peak<D: Dot>(d: D, rounds: usize) -> u64 {
-    let bytes = std::hint::black_box([0x01u8; 128]);
-    let sums = [0.0f32; WIDTH];
-    let chains = D::TILE.0 * D::TILE.1;
-    // SAFETY: the arrays are as long as a header, a step and a vector.
-    unsafe {
-        let (x, w) = (d.splat(bytes.as_ptr()), d.load(bytes.as_ptr()));
-        let mut acc = [d.start(0, bytes.as_ptr(), sums.as_ptr()); 24];
-        for _ in 0..rounds {
-            for i in 0..24 {
-                if i < chains {
-                    acc[i] = d.dot(acc[i], x, w);
-                }
-            }
-        }
-        for acc in acc {
-            let sum = d.finish(acc, 0, bytes.as_ptr(), sums.as_ptr());
-            std::hint::black_box(d.simd().sum(sum));
-        }
-    }
-    (rounds * chains * WIDTH * D::K_STEP * 2) as u64
-}

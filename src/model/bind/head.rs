@@ -84,6 +84,15 @@ impl<'a> HeadReader<'a> {
         }))
     }
 
+    /// Shape and elements of a tensor.
+    pub(super) fn whole(
+        &mut self,
+        name: &str,
+        in_encoder: bool,
+    ) -> Result<Option<(Vec<usize>, Vec<f32>)>> {
+        Ok(self.tensor(name, in_encoder)?.map(|t| (t.shape, t.data)))
+    }
+
     pub(super) fn read(&mut self, spec: &HeadSpec) -> Result<Head> {
         let h = self.model.spec.hidden;
         let mut missing = Vec::new();
