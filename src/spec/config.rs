@@ -17,6 +17,8 @@ use crate::{Error, Result, kernel::activation::Activation};
 const LARGEST: usize = 1 << 24;
 /// The most positions taken where no table in the checkpoint bounds them.
 const LONGEST: usize = 1 << 17;
+/// The longest file taken, in bytes: a hundred thousand labels need three million.
+const LONGEST_FILE: usize = 16 << 20;
 /// The most layers taken.
 const MOST_LAYERS: usize = 1 << 10;
 
@@ -116,6 +118,10 @@ pub(super) struct Sizes {
 
 impl<'a> Config<'a> {
     pub(super) fn parse(bytes: &[u8], path: &'a Path) -> Result<Self> {
+        if bytes.len() > LONGEST_FILE {
+            let why = format!("{} bytes, expected at most {LONGEST_FILE}", bytes.len());
+            return Err(Error::format(path, why));
+        }
         // serde_json ends at a depth of 128, so that deep nesting is an error and no overflow of the stack.
         let value: Value = serde_json::from_slice(bytes)
             .map_err(|e| Error::format(path, format!("not JSON: {e}")))?;

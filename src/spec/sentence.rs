@@ -38,6 +38,8 @@ impl Default for SentenceSpec {
     }
 }
 
+/// The longest of these files taken, in bytes.
+const LONGEST: u64 = 1 << 20;
 const MODULES: &str = "modules.json";
 const PROMPTS: &str = "config_sentence_transformers.json";
 
@@ -49,7 +51,7 @@ impl SentenceSpec {
     pub fn read(source: &Source) -> Result<Self> {
         let mut spec = Self::default();
         spec.read_prompts(source)?;
-        let Some(bytes) = source.read(MODULES)? else {
+        let Some(bytes) = source.read_at_most(MODULES, LONGEST)? else {
             return Ok(spec);
         };
         let path = source.path(MODULES);
@@ -206,7 +208,7 @@ impl SentenceSpec {
 
 /// A file that is an object, if it is there.
 fn object(source: &Source, name: &str) -> Result<Option<Map<String, Value>>> {
-    let Some(bytes) = source.read(name)? else {
+    let Some(bytes) = source.read_at_most(name, LONGEST)? else {
         return Ok(None);
     };
     let all = serde_json::from_slice(&bytes);

@@ -49,6 +49,10 @@ pub fn read(bytes: &[u8], path: &Path) -> Result<Header> {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         return Err(refuse(format!("it has only {} bytes", bytes.len())));
     };
+    if bytes.starts_with(b"version https://git-lfs") {
+        let why = "it is a pointer of Git LFS to the real file; fetch that with `git lfs pull`";
+        return Err(refuse(why.to_owned()));
+    }
     let length = u64::from_le_bytes(*length);
     if length > LIMIT {
         return Err(refuse(format!(

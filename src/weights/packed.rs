@@ -390,4 +390,6 @@ fn drop_pages(_: &mut MmapMut, range: std::ops::Range<usize>) -> std::ops::Range
 }
 
 #[cfg(test)]
+mod cost;
+#[cfg(test)]
 mod tests;

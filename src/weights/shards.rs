@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 
-use super::{header::Unique, source::Source};
+use super::{
+    header::{self, Unique},
+    source::Source,
+};
 use crate::{Error, Result};
 
 /// The one file of a checkpoint.
@@ -20,6 +23,14 @@ pub(super) fn read_index(index: &[u8], path: &Path) -> Result<BTreeMap<String, S
     #[derive(Deserialize)]
     struct Index {
         weight_map: Unique<String>,
+    }
+    if index.len() as u64 > header::LIMIT {
+        let why = format!(
+            "{} bytes of index, expected at most {}",
+            index.len(),
+            header::LIMIT
+        );
+        return Err(Error::format(path, why));
     }
     let index: Index = serde_json::from_slice(index)
         .map_err(|e| Error::format(path, format!("not an index of shards: {e}")))?;

@@ -167,7 +167,8 @@ impl Plan {
             let value = |i: usize| (((i * 31 + 7) % 127) as f32 - 60.0) / 8.0;
             let w = Matrix::from_vec((0..n * k).map(value).collect(), n, k);
             let shape = PanelShape { n, k, ..slot.shape };
-            let mut bytes = Buffer::new(shape.bytes());
+            let bytes = Buffer::new(shape.bytes());
+            let mut bytes = bytes.expect("a page of memory is granted, as for any allocation");
             panel::pack(w.view(), shape, bytes.slice(shape.bytes()));
             hash.update(bytes.slice(shape.bytes()));
         }
@@ -188,7 +189,7 @@ pub(crate) fn build(
     out.write_all(&header_of(plan, origin, &sums))?;
     let total = plan.data_len();
     let largest = plan.slots.iter().map(|s| s.range.len()).max();
-    let mut buffer = Buffer::new(largest.unwrap_or(0));
+    let mut buffer = Buffer::new(largest.unwrap_or(0))?;
     for (i, slot) in plan.slots.iter().enumerate() {
         if let Some(report) = progress {
             report(slot.range.start, total);
@@ -352,11 +353,11 @@ struct Buffer {
 }
 
 impl Buffer {
-    fn new(len: usize) -> Self {
+    fn new(len: usize) -> io::Result<Self> {
         let bytes = (len > 0).then(|| MmapMut::map_anon(len));
-        Self {
-            bytes: bytes.map(|b| b.expect("anonymous memory is granted, as for any allocation")),
-        }
+        Ok(Self {
+            bytes: bytes.transpose()?,
+        })
     }
 
     fn slice(&mut self, len: usize) -> &mut [u8] {

@@ -119,11 +119,19 @@ impl Source {
     /// # Errors
     /// When it is not a regular file, is larger than [`READ_LIMIT`], or cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.read_at_most(name, READ_LIMIT)
+    }
+
+    /// As [`Source::read`], of a file that has no business being larger than `limit` bytes.
+    ///
+    /// # Errors
+    /// When it is not a regular file, is larger than `limit`, or cannot be read.
+    pub fn read_at_most(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
         if let Source::Embedded(files) = self {
             return Ok(find(files, name).map(<[u8]>::to_vec));
         }
         match self.open(name)? {
-            Some((file, id)) => read_all(&file, id.size, READ_LIMIT, &self.path(name)).map(Some),
+            Some((file, id)) => read_all(&file, id.size, limit, &self.path(name)).map(Some),
             None => Ok(None),
         }
     }

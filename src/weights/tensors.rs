@@ -265,8 +265,22 @@ impl<'a> Tensor<'a> {
     /// When they are not stored as F32, F16 or BF16.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         self.check_float()?;
-        let mut out = vec![0.0; self.len()];
-        convert(self.dtype, self.bytes, &mut out);
+        let mut out = Vec::new();
+        // Asked for and not assumed: a sparse file may hold more than the machine does.
+        if out.try_reserve_exact(self.len()).is_err() {
+            let why = format!(
+                "tensor {} {:?} does not fit in memory",
+                self.name, self.shape
+            );
+            return Err(Error::format(self.path(), why));
+        }
+        let mut block = [0.0; 1024];
+        let width = width(self.dtype).unwrap_or(1);
+        for bytes in self.bytes.chunks(block.len() * width) {
+            let block = &mut block[..bytes.len() / width];
+            convert(self.dtype, bytes, block);
+            out.extend_from_slice(block);
+        }
         Ok(out)
     }
 

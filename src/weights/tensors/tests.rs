@@ -1,6 +1,6 @@
 //! Checkpoints: good ones, and every way a file can lie.
 
-use std::path::PathBuf;
+use std::{fs::File, path::PathBuf};
 
 use half::bf16;
 use tempfile::TempDir;
@@ -109,6 +109,10 @@ fn broken_files_are_refused_with_the_reason() {
     );
     ask("has 9 after the header", &[&good[..], &[0]].concat());
     ask("claims", &u64::MAX.to_le_bytes());
+    ask(
+        "git lfs pull",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+    );
     ask(
         "claims",
         &[&(LIMIT_PLUS_ONE).to_le_bytes()[..], &[b' '; 64]].concat(),
@@ -336,11 +340,28 @@ fn a_directory_without_safetensors_says_what_to_do() {
 #[test]
 fn a_sparse_giant_costs_nothing() {
     let (dir, source) = directory(&[]);
-    let giant = std::fs::File::create(dir.path().join(WHOLE)).unwrap();
+    let giant = File::create(dir.path().join(WHOLE)).unwrap();
     giant.set_len(1 << 42).unwrap();
     for opened in [Tensors::open(&source), Tensors::open_in_memory(&source)] {
         assert!(opened.is_err());
     }
+    // One with an honest header, of a tensor that no memory holds.
+    let elements = 1 << 40;
+    let bytes = file(
+        &format!(r#"{{"w":{}}}"#, info(&[elements], 0, 4 * elements)),
+        &[],
+    );
+    let len = (bytes.len() + 4 * elements) as u64;
+    std::fs::write(dir.path().join(WHOLE), &bytes).unwrap();
+    let giant = File::options()
+        .write(true)
+        .open(dir.path().join(WHOLE))
+        .unwrap();
+    giant.set_len(len).unwrap();
+    let tensors = Tensors::open(&source).unwrap();
+    let error = tensors.get("w").unwrap().to_f32().unwrap_err().to_string();
+    assert!(error.contains("does not fit in memory"), "{error}");
+    assert!(Tensors::open_in_memory(&source).is_err());
 }
 
 #[test]
