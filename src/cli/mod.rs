@@ -5,13 +5,16 @@
 
 mod classify;
 mod embed;
+mod eval;
 mod input;
 mod inspect;
+mod labelled;
 mod merge;
 mod output;
 mod progress;
 mod rows;
 mod setup;
+mod train;
 
 use std::process::ExitCode;
 
@@ -48,6 +51,10 @@ enum Command {
     Classify(classify::Args),
     /// Show what a base or an adapter holds: sites, ranks, parameters, bytes
     Inspect(inspect::Args),
+    /// Train an adapter on labelled rows
+    Train(Box<train::Args>),
+    /// Score a base and an adapter on labelled rows
+    Eval(eval::Args),
     /// Write base + adapter as one ordinary checkpoint
     Merge(merge::Args),
     /// Print a completion script for your shell
@@ -87,6 +94,8 @@ pub fn main() -> ExitCode {
         Command::Embed(args) => embed::run(&args),
         Command::Classify(args) => classify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sorank", &mut std::io::stdout());

@@ -77,7 +77,8 @@ impl Model {
     /// The lowest layer whose factors `task` trains; 0 when the embedding's projection is.
     fn lowest(&self, task: &Task) -> Option<usize> {
         let adapted = |slot: Option<usize>| {
-            slot.and_then(|s| task.factors.get(s)).is_some_and(Option::is_some)
+            slot.and_then(|s| task.factors.get(s))
+                .is_some_and(Option::is_some)
         };
         if adapted(self.embedding.slot()) {
             return Some(0);
@@ -85,7 +86,10 @@ impl Model {
         self.blocks.iter().position(|b| {
             let linears = [&b.qkv, &b.attn_out, &b.mlp_in, &b.mlp_out];
             let positions = b.own_positions.as_ref();
-            linears.into_iter().chain(positions).any(|l| adapted(l.slot))
+            linears
+                .into_iter()
+                .chain(positions)
+                .any(|l| adapted(l.slot))
         })
     }
 
@@ -146,7 +150,8 @@ impl Model {
         }
         if below {
             recorded.backward(Place::Embedded, 0, d.view_mut());
-            self.embedding.backward(batch, task, transposed, d.view(), gradients);
+            self.embedding
+                .backward(batch, task, transposed, d.view(), gradients);
         }
     }
 }

@@ -109,7 +109,11 @@ impl Model {
     }
 
     /// A tensor of a head as the checkpoint holds it: its shape and elements. `in_encoder` as in `spec::DenseSpec`.
-    pub fn head_tensor(&self, name: &str, in_encoder: bool) -> Result<Option<(Vec<usize>, Vec<f32>)>> {
+    pub fn head_tensor(
+        &self,
+        name: &str,
+        in_encoder: bool,
+    ) -> Result<Option<(Vec<usize>, Vec<f32>)>> {
         HeadReader::new(self, None).whole(name, in_encoder)
     }
 

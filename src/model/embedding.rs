@@ -105,7 +105,8 @@ impl Embedding {
         };
         let mut wide = Matrix::zeros(batch.tokens(), self.word.cols());
         self.rows(batch, wide.view_mut());
-        let gradient = gradients.factors[slot].get_or_insert_with(|| LowRankGradient::zeros(factors));
+        let gradient =
+            gradients.factors[slot].get_or_insert_with(|| LowRankGradient::zeros(factors));
         // x = wide Wt
         let own = Some((factors, gradient));
         project.backward(transposed, wide.view(), d, own, InputGradient::None);

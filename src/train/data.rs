@@ -65,7 +65,10 @@ impl Layout {
             Some("csv") => Ok(Layout::Commas),
             Some("jsonl" | "json") => Ok(Layout::Json),
             Some("label") => Ok(Layout::Questions),
-            _ => Err(Error::format(path, "expected a name in .tsv, .csv or .jsonl")),
+            _ => Err(Error::format(
+                path,
+                "expected a name in .tsv, .csv or .jsonl",
+            )),
         }
     }
 }
@@ -97,10 +100,20 @@ pub fn preset(task: &str) -> Option<Preset> {
         pair: (!pair.is_empty()).then(|| pair.to_owned()),
         label: label.to_owned(),
     };
-    let (tabs, bare) = (Layout::Tabs { header: true }, Layout::Tabs { header: false });
+    let (tabs, bare) = (
+        Layout::Tabs { header: true },
+        Layout::Tabs { header: false },
+    );
     let class = Problem::SingleLabelClassification;
     let (train, dev, layout, columns, problem, metric) = match task {
-        "cola" => ("train.tsv", "dev.tsv", bare, columns("3", "", "1"), class, "matthews"),
+        "cola" => (
+            "train.tsv",
+            "dev.tsv",
+            bare,
+            columns("3", "", "1"),
+            class,
+            "matthews",
+        ),
         "mrpc" => (
             "train.fixed.tsv",
             "dev.tsv",
@@ -109,8 +122,22 @@ pub fn preset(task: &str) -> Option<Preset> {
             class,
             "f1",
         ),
-        "rte" => ("train.tsv", "dev.tsv", tabs, columns("sentence1", "sentence2", "label"), class, "accuracy"),
-        "sst2" => ("train.tsv", "dev.tsv", tabs, columns("sentence", "", "label"), class, "accuracy"),
+        "rte" => (
+            "train.tsv",
+            "dev.tsv",
+            tabs,
+            columns("sentence1", "sentence2", "label"),
+            class,
+            "accuracy",
+        ),
+        "sst2" => (
+            "train.tsv",
+            "dev.tsv",
+            tabs,
+            columns("sentence", "", "label"),
+            class,
+            "accuracy",
+        ),
         "stsb" => (
             "train.tsv",
             "dev.tsv",
@@ -178,7 +205,10 @@ pub fn read(path: &Path, layout: Layout, columns: &Columns) -> Result<Vec<Row>> 
             .collect();
     }
     let text = std::str::from_utf8(&bytes).map_err(|e| {
-        let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
+        let line = 1 + bytes[..e.valid_up_to()]
+            .iter()
+            .filter(|&&b| b == b'\n')
+            .count();
         at(line, "not UTF-8".into())
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -196,7 +226,11 @@ type At<'a> = &'a dyn Fn(usize, String) -> Error;
 
 fn json_rows(text: &str, columns: &Columns, at: At<'_>) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+    for (i, line) in text
+        .lines()
+        .enumerate()
+        .filter(|(_, l)| !l.trim().is_empty())
+    {
         let line_number = i + 1;
         let object: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(line).map_err(|e| at(line_number, e.to_string()))?;
@@ -209,7 +243,10 @@ fn json_rows(text: &str, columns: &Columns, at: At<'_>) -> Result<Vec<Row>> {
             serde_json::Value::String(s) => Ok(s.clone()),
             serde_json::Value::Number(n) => Ok(n.to_string()),
             serde_json::Value::Bool(b) => Ok(b.to_string()),
-            _ => Err(at(line_number, "a label is a string or a number".to_owned())),
+            _ => Err(at(
+                line_number,
+                "a label is a string or a number".to_owned(),
+            )),
         };
         let labels = match object.get(&columns.label) {
             Some(serde_json::Value::Array(all)) => all.iter().map(label).collect::<Result<_>>()?,
@@ -244,11 +281,17 @@ fn table_rows(text: &str, layout: Layout, columns: &Columns, at: At<'_>) -> Resu
     };
     let place = |name: &str| match &header {
         Some((line, names)) => names.iter().position(|n| n.trim() == name).ok_or_else(|| {
-            at(*line, format!("no column {name:?}; there are {}", names.join(", ")))
+            at(
+                *line,
+                format!("no column {name:?}; there are {}", names.join(", ")),
+            )
         }),
-        None => name
-            .parse::<usize>()
-            .map_err(|_| at(1, format!("{name:?}: without a header columns are numbers from 0"))),
+        None => name.parse::<usize>().map_err(|_| {
+            at(
+                1,
+                format!("{name:?}: without a header columns are numbers from 0"),
+            )
+        }),
     };
     let text_at = place(&columns.text)?;
     let pair_at = columns.pair.as_deref().map(place).transpose()?;
@@ -356,20 +399,29 @@ impl Labels {
             why,
         };
         let number = |row: &Row, label: &String| {
-            let known = || format!("label {label:?} is not one of training's: {}", self.names.join(", "));
+            let known = || {
+                format!(
+                    "label {label:?} is not one of training's: {}",
+                    self.names.join(", ")
+                )
+            };
             let found = self.names.iter().position(|n| n == label);
             found.ok_or_else(|| at(row.line, known()))
         };
         let one = |row: &Row| match &row.labels[..] {
             [one] => Ok(one.clone()),
-            more => Err(at(row.line, format!("expected one label, found {}", more.len()))),
+            more => Err(at(
+                row.line,
+                format!("expected one label, found {}", more.len()),
+            )),
         };
         rows.iter()
             .map(|row| match self.problem {
                 Problem::Regression => {
                     let label = one(row)?;
                     let value = label.parse::<f32>().ok().filter(|v| v.is_finite());
-                    let value = value.ok_or_else(|| at(row.line, format!("{label:?} is no number")))?;
+                    let value =
+                        value.ok_or_else(|| at(row.line, format!("{label:?} is no number")))?;
                     Ok(Target::Value(value))
                 }
                 Problem::SingleLabelClassification => Ok(Target::Class(number(row, &one(row)?)?)),

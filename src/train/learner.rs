@@ -15,8 +15,8 @@ use super::{
 use crate::{
     mat::{Mat, Matrix},
     model::{
-        Batch, Classifier, Level, Model, Sequence, backward::Gradients, linear::backward::Transposed,
-        pooling,
+        Batch, Classifier, Level, Model, Sequence, backward::Gradients,
+        linear::backward::Transposed, pooling,
     },
     spec::Order,
 };
@@ -93,11 +93,18 @@ impl<'m> Learner<'m> {
         key: [u64; 2],
     ) -> (f64, Gradients) {
         let parts = deal(rows, rayon::current_num_threads());
-        let order = self.model.spec().layers.first().map_or(Order::Post, |l| l.order);
+        let order = self
+            .model
+            .spec()
+            .layers
+            .first()
+            .map_or(Order::Post, |l| l.order);
         while self.tapes.len() < parts.len() {
             self.tapes.push(Tape::new(order));
         }
-        let key = key.iter().fold(random::key(self.seed, "dropout"), |k, &n| random::word(k, n));
+        let key = key.iter().fold(random::key(self.seed, "dropout"), |k, &n| {
+            random::word(k, n)
+        });
         let (model, transposed, dropout) = (self.model, &self.transposed, self.dropout);
         let parts: Vec<(f64, Gradients)> = parts
             .par_iter()
@@ -233,7 +240,9 @@ fn part(
             Level::Token => batch.rows(s),
         };
         let own = own_rows(classifier.level, &batch, s, logits.view());
-        loss += row.target.loss(own, count, dlogits.view_mut().row_range(range));
+        loss += row
+            .target
+            .loss(own, count, dlogits.view_mut().row_range(range));
     }
     let mut gradients = Gradients::zeros(model, &bound.task);
     let head = &classifier.head;

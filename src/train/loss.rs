@@ -36,9 +36,7 @@ impl Target {
     /// When the target does not fit the logits: rows are checked when they are read.
     pub fn loss(&self, logits: Mat<'_>, count: f64, mut dlogits: MatMut<'_>) -> f64 {
         match self {
-            Target::Class(label) => {
-                cross_entropy(logits.row(0), *label, count, dlogits.row_mut(0))
-            }
+            Target::Class(label) => cross_entropy(logits.row(0), *label, count, dlogits.row_mut(0)),
             Target::Value(value) => {
                 // mean (y - t)^2
                 let error = f64::from(logits.row(0)[0]) - f64::from(*value);
@@ -116,7 +114,10 @@ mod tests {
                 };
                 let want = (moved(1e-3) - moved(-1e-3)) / 2e-3;
                 let got = f64::from(d.as_slice()[i]);
-                assert!((got - want).abs() < TOLERANCE, "{target:?} at {i}: {got} for {want}");
+                assert!(
+                    (got - want).abs() < TOLERANCE,
+                    "{target:?} at {i}: {got} for {want}"
+                );
             }
         }
     }

@@ -9,7 +9,11 @@ use crate::{mat::Matrix, spec::Problem};
 ///
 /// `f1` takes label 1 as the positive one and is there for two labels; for several labels a row it is the micro
 /// average. A correlation with a constant is 0.
-pub fn scores(problem: Problem, logits: &[Matrix], targets: &[Target]) -> BTreeMap<&'static str, f64> {
+pub fn scores(
+    problem: Problem,
+    logits: &[Matrix],
+    targets: &[Target],
+) -> BTreeMap<&'static str, f64> {
     match problem {
         Problem::Regression => {
             let pairs = logits.iter().zip(targets).filter_map(|(x, t)| match t {
@@ -81,7 +85,11 @@ fn of_confusion(c: &[Vec<u64>]) -> BTreeMap<&'static str, f64> {
     let macro_f1 = present.iter().map(|&i| f1(i)).sum::<f64>() / present.len().max(1) as f64;
     let square = |v: &[u64]| v.iter().map(|&x| (x as f64).powi(2)).sum::<f64>();
     let all = (total as f64).powi(2);
-    let cross: f64 = truth.iter().zip(&said).map(|(&t, &s)| t as f64 * s as f64).sum();
+    let cross: f64 = truth
+        .iter()
+        .zip(&said)
+        .map(|(&t, &s)| t as f64 * s as f64)
+        .sum();
     let over = ((all - square(&said)) * (all - square(&truth))).sqrt();
     let matthews = match over > 0.0 {
         true => (right as f64 * total as f64 - cross) / over,
@@ -108,7 +116,11 @@ fn pearson(x: &[f64], y: &[f64]) -> f64 {
         xx += a * a;
         yy += b * b;
     }
-    if xx * yy > 0.0 { xy / (xx * yy).sqrt() } else { 0.0 }
+    if xx * yy > 0.0 {
+        xy / (xx * yy).sqrt()
+    } else {
+        0.0
+    }
 }
 
 /// Ranks from 1; equal values share the mean of theirs.
@@ -118,7 +130,10 @@ fn ranks(x: &[f64]) -> Vec<f64> {
     let mut out = vec![0.0; x.len()];
     let mut i = 0;
     while i < order.len() {
-        let end = (i..order.len()).take_while(|&j| x[order[j]] == x[order[i]]).count() + i;
+        let end = (i..order.len())
+            .take_while(|&j| x[order[j]] == x[order[i]])
+            .count()
+            + i;
         for &j in &order[i..end] {
             out[j] = (i + 1 + end) as f64 / 2.0;
         }
@@ -150,7 +165,11 @@ mod tests {
     #[test]
     fn classes_are_scored_as_by_hand() {
         // 3 true positives, 1 false positive, 2 false negatives, 4 true negatives
-        let s = classes(&[1, 1, 1, 1, 0, 0, 0, 0, 0, 0], &[1, 1, 1, 0, 1, 1, 0, 0, 0, 0], 2);
+        let s = classes(
+            &[1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+            &[1, 1, 1, 0, 1, 1, 0, 0, 0, 0],
+            2,
+        );
         near(s["accuracy"], 0.7);
         near(s["f1"], 6.0 / 9.0);
         near(s["matthews"], 10.0 / (4.0f64 * 5.0 * 5.0 * 6.0).sqrt());
@@ -162,11 +181,15 @@ mod tests {
     #[test]
     fn correlations_are_scored_as_by_hand() {
         let values = |v: &[f32]| v.iter().map(|&v| Target::Value(v)).collect::<Vec<_>>();
-        let logits: Vec<Matrix> =
-            [1.0, 2.0, 3.0, 4.0].map(|x| Matrix::from_vec(vec![x], 1, 1)).into();
+        let logits: Vec<Matrix> = [1.0, 2.0, 3.0, 4.0]
+            .map(|x| Matrix::from_vec(vec![x], 1, 1))
+            .into();
         let s = scores(Problem::Regression, &logits, &values(&[1.0, 3.0, 3.0, 9.0]));
         near(s["pearson"], 12.0 / (5.0f64 * 36.0).sqrt());
         near(s["spearman"], 4.5 / (5.0f64 * 4.5).sqrt());
-        near(scores(Problem::Regression, &logits, &values(&[2.0; 4]))["pearson"], 0.0);
+        near(
+            scores(Problem::Regression, &logits, &values(&[2.0; 4]))["pearson"],
+            0.0,
+        );
     }
 }

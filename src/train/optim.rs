@@ -27,7 +27,11 @@ impl Prox {
             Prox::Off => g,
             Prox::Soft(lambda) => {
                 let xi = lr * lambda;
-                if g.abs() <= xi { 0.0 } else { g - xi.copysign(g) }
+                if g.abs() <= xi {
+                    0.0
+                } else {
+                    g - xi.copysign(g)
+                }
             }
             // Three masked steps in a row, each reading what the one before wrote.
             Prox::Official(xi) if xi > 0.0 => {
@@ -247,12 +251,21 @@ mod tests {
 
     #[test]
     fn both_operators_do_what_they_are_known_to_do() {
-        let gates = [0.5, 1.0, 1.0001, 1.5, 1.999, 2.0, 2.001, 3.0, -1.5, -2.0, -2.5, -0.0];
-        let official = [0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.001, 2.0, 0.0, -1.0, -1.5, 0.0];
-        let soft = [0.0, 0.0, 1e-4, 0.5, 0.999, 1.0, 1.001, 2.0, -0.5, -1.0, -1.5, 0.0];
+        let gates = [
+            0.5, 1.0, 1.0001, 1.5, 1.999, 2.0, 2.001, 3.0, -1.5, -2.0, -2.5, -0.0,
+        ];
+        let official = [
+            0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.001, 2.0, 0.0, -1.0, -1.5, 0.0,
+        ];
+        let soft = [
+            0.0, 0.0, 1e-4, 0.5, 0.999, 1.0, 1.001, 2.0, -0.5, -1.0, -1.5, 0.0,
+        ];
         for ((g, official), soft) in gates.into_iter().zip(official).zip(soft) {
             let near = |a: f32, b: f32| (a - b).abs() < 1e-6;
-            let (o, s) = (Prox::Official(1.0).apply(g, 0.1), Prox::Soft(10.0).apply(g, 0.1));
+            let (o, s) = (
+                Prox::Official(1.0).apply(g, 0.1),
+                Prox::Soft(10.0).apply(g, 0.1),
+            );
             assert!(near(o, official), "official({g}) = {o}");
             assert!(near(s, soft), "soft({g}) = {s}");
             assert_eq!(Prox::Off.apply(g, 0.1), g);
@@ -263,7 +276,10 @@ mod tests {
     #[test]
     fn the_schedule_rises_and_falls() {
         let at = |step| warm_up_and_decay(step, 2, 6);
-        assert_eq!([at(0), at(1), at(2), at(4), at(6)], [0.0, 0.5, 1.0, 0.5, 0.0]);
+        assert_eq!(
+            [at(0), at(1), at(2), at(4), at(6)],
+            [0.0, 0.5, 1.0, 0.5, 0.0]
+        );
         assert_eq!(warm_up_and_decay(0, 0, 4), 1.0);
     }
 }

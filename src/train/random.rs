@@ -4,7 +4,10 @@
 
 /// One random word for `counter` under `key`.
 pub fn word(key: u64, counter: u64) -> u64 {
-    let mut z = key ^ counter.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x632b_e59b_d9b4_e019);
+    let mut z = key
+        ^ counter
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_add(0x632b_e59b_d9b4_e019);
     for _ in 0..2 {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -15,7 +18,8 @@ pub fn word(key: u64, counter: u64) -> u64 {
 
 /// A key of its own for something named under a seed.
 pub fn key(seed: u64, name: &str) -> u64 {
-    name.bytes().fold(word(seed, 0), |k, b| word(k, u64::from(b) + 1))
+    name.bytes()
+        .fold(word(seed, 0), |k, b| word(k, u64::from(b) + 1))
 }
 
 /// A stream of numbers under one key.

@@ -104,7 +104,9 @@ pub struct Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
     /// The loss or a gradient was not finite.
-    #[error("step {step}: the loss is {loss}; its training rows (from 0) are {rows:?}. A smaller learning rate may help")]
+    #[error(
+        "step {step}: the loss is {loss}; its training rows (from 0) are {rows:?}. A smaller learning rate may help"
+    )]
     NotFinite {
         /// From 1.
         step: usize,
@@ -223,7 +225,11 @@ pub fn run(
 }
 
 /// Every metric on `rows`.
-pub fn score(learner: &Learner<'_>, problem: Problem, rows: &[Example]) -> BTreeMap<&'static str, f64> {
+pub fn score(
+    learner: &Learner<'_>,
+    problem: Problem,
+    rows: &[Example],
+) -> BTreeMap<&'static str, f64> {
     const AT_ONCE: usize = 64;
     let bound = learner.live.bind(learner.model(), false);
     // Rows of like length together: threads then end together.

@@ -7,11 +7,12 @@
 //!
 //! B is kept transposed, `[R x out]`, so that row j of a site's three matrices is its rank j.
 
+mod export;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::random::Random;
 use crate::{
-    adapter::{Adapter, Factors, SavedTensor, Targets, TaskType},
     error::{Error, Result},
     kernel::panel::{OwnedPanels, Precision},
     mat::{Mat, Matrix},
@@ -145,7 +146,11 @@ impl Live {
     /// A site that no linear answers to; a head's tensor that cannot be read.
     pub fn new(model: &Model, facts: &Facts<'_>) -> Result<Self> {
         let prefixes = model.spec().names.prefixes;
-        let prefix = prefixes.iter().find(|p| !p.is_empty()).copied().unwrap_or("");
+        let prefix = prefixes
+            .iter()
+            .find(|p| !p.is_empty())
+            .copied()
+            .unwrap_or("");
         let mut live = Self {
             parameters: Vec::new(),
             sites: Vec::new(),
@@ -168,7 +173,10 @@ impl Live {
             for site in model.sites().all() {
                 let path = format!("{prefix}{}", site.path);
                 let named = |name: &String| {
-                    path == *name || path.strip_suffix(name.as_str()).is_some_and(|p| p.ends_with('.'))
+                    path == *name
+                        || path
+                            .strip_suffix(name.as_str())
+                            .is_some_and(|p| p.ends_with('.'))
                 };
                 let mut wanted = facts.sites.is_empty();
                 for (name, used) in facts.sites.iter().zip(&mut used) {
@@ -223,29 +231,42 @@ impl Live {
 
     fn add_head(&mut self, model: &Model, prefix: &str, facts: &Facts<'_>) -> Result<()> {
         let (h, spec) = (model.spec().hidden, self.head.spec);
-        let mut tensor = |name: String, in_encoder: bool, rows: usize, cols: usize, fill: Option<f32>| {
-            let shown = match in_encoder {
-                true => format!("{prefix}{name}"),
-                false => name.clone(),
+        let mut tensor =
+            |name: String, in_encoder: bool, rows: usize, cols: usize, fill: Option<f32>| {
+                let shown = match in_encoder {
+                    true => format!("{prefix}{name}"),
+                    false => name.clone(),
+                };
+                let shape = if fill.is_some() {
+                    vec![cols]
+                } else {
+                    vec![rows, cols]
+                };
+                let found = model.head_tensor(&name, in_encoder)?;
+                let data = match (found, fill) {
+                    (Some((found, data)), _) if found == shape => data,
+                    (_, Some(fill)) => vec![fill; cols],
+                    (_, None) => {
+                        let mut random = Random::new(facts.seed, &shown);
+                        (0..rows * cols)
+                            .map(|_| (0.02 * random.normal()) as f32)
+                            .collect()
+                    }
+                };
+                let value = Matrix::from_vec(data, rows, cols);
+                Ok::<_, Error>(self.push(shown, Kind::Head, value))
             };
-            let shape = if fill.is_some() { vec![cols] } else { vec![rows, cols] };
-            let found = model.head_tensor(&name, in_encoder)?;
-            let data = match (found, fill) {
-                (Some((found, data)), _) if found == shape => data,
-                (_, Some(fill)) => vec![fill; cols],
-                (_, None) => {
-                    let mut random = Random::new(facts.seed, &shown);
-                    (0..rows * cols).map(|_| (0.02 * random.normal()) as f32).collect()
-                }
-            };
-            let value = Matrix::from_vec(data, rows, cols);
-            Ok::<_, Error>(self.push(shown, Kind::Head, value))
-        };
         let (mut dense, mut norm) = (None, None);
         if let Some(d) = spec.dense {
             let weight = tensor(format!("{}.weight", d.name), d.in_encoder, h, h, None)?;
             let bias = match d.bias {
-                true => Some(tensor(format!("{}.bias", d.name), d.in_encoder, 1, h, Some(0.0))?),
+                true => Some(tensor(
+                    format!("{}.bias", d.name),
+                    d.in_encoder,
+                    1,
+                    h,
+                    Some(0.0),
+                )?),
                 false => None,
             };
             dense = Some((weight, bias));
@@ -290,7 +311,8 @@ impl Live {
     }
 
     fn gate_of(&self, site: &LiveSite, j: usize) -> f32 {
-        site.gate.map_or(1.0, |g| self.parameters[g].value.row(j)[0])
+        site.gate
+            .map_or(1.0, |g| self.parameters[g].value.row(j)[0])
     }
 
     fn pack(&self, sites: &[usize], ranks: &[Vec<usize>]) -> Option<LowRank> {
@@ -300,8 +322,12 @@ impl Live {
             if kept.is_empty() {
                 continue;
             }
-            let (a, b) = (&self.parameters[site.a].value, &self.parameters[site.b].value);
-            kept.iter().for_each(|&j| stacked.extend_from_slice(a.row(j)));
+            let (a, b) = (
+                &self.parameters[site.a].value,
+                &self.parameters[site.b].value,
+            );
+            kept.iter()
+                .for_each(|&j| stacked.extend_from_slice(a.row(j)));
             let n = b.cols();
             let mut up = vec![0.0; n * kept.len()];
             for (c, &j) in kept.iter().enumerate() {
@@ -369,7 +395,10 @@ impl Live {
             let du = &low.up[*part];
             for (c, &j) in kept.iter().enumerate() {
                 let by = site.scale * self.gate_of(site, j);
-                out[site.a].view_mut().row_mut(j).copy_from_slice(low.down.row(*rank + c));
+                out[site.a]
+                    .view_mut()
+                    .row_mut(j)
+                    .copy_from_slice(low.down.row(*rank + c));
                 let b = self.parameters[site.b].value.row(j);
                 let mut dot = 0.0f64;
                 let mut db = out[site.b].view_mut();
@@ -436,75 +465,5 @@ impl Live {
             (site.path.clone(), rank, gates)
         };
         self.sites.iter().map(of).collect()
-    }
-
-    /// The adapter that these parameters are: pruned, scale and gate folded into B, the head beside it.
-    pub fn adapter(&self, model: &Model) -> Adapter {
-        let mut factors = BTreeMap::new();
-        for site in &self.sites {
-            let (a, b) = (&self.parameters[site.a].value, &self.parameters[site.b].value);
-            let kept: Vec<usize> = (0..a.rows()).filter(|&j| self.gate_of(site, j) != 0.0).collect();
-            if kept.is_empty() {
-                continue;
-            }
-            let (n, r) = (b.cols(), kept.len());
-            let kept_a = kept.iter().flat_map(|&j| a.row(j)).copied().collect();
-            let mut kept_b = vec![0.0; n * r];
-            for (c, &j) in kept.iter().enumerate() {
-                let by = site.scale * self.gate_of(site, j);
-                b.row(j).iter().enumerate().for_each(|(i, b)| kept_b[i * r + c] = b * by);
-            }
-            factors.insert(
-                site.path.clone(),
-                Factors {
-                    a: Matrix::from_vec(kept_a, r, a.cols()),
-                    b: Matrix::from_vec(kept_b, n, r),
-                    scale: 1.0,
-                },
-            );
-        }
-        if factors.is_empty() {
-            // A file without any rank is no adapter to PEFT: one rank of zeros changes nothing and loads.
-            let prefixes = model.spec().names.prefixes;
-            let prefix = prefixes.iter().find(|p| !p.is_empty()).copied().unwrap_or("");
-            if let Some(site) = model.sites().all().first() {
-                let nothing = Factors {
-                    a: Matrix::zeros(1, site.inputs),
-                    b: Matrix::zeros(site.columns.len(), 1),
-                    scale: 1.0,
-                };
-                factors.insert(format!("{prefix}{}", site.path), nothing);
-            }
-        }
-        let head = self.parameters.iter().filter(|p| p.kind == Kind::Head);
-        let saved = head.map(|p| {
-            let shape = match p.name.ends_with(".bias") || p.value.rows() == 1 && self.is_norm(p) {
-                true => vec![p.value.cols()],
-                false => vec![p.value.rows(), p.value.cols()],
-            };
-            let data = p.value.as_slice().to_vec();
-            (p.name.clone(), SavedTensor { shape, data })
-        });
-        Adapter {
-            path: std::path::PathBuf::new(),
-            factors,
-            saved: saved.collect(),
-            labels: Some(self.labels.to_vec()),
-            task_type: Some(match self.level {
-                Level::Sequence => TaskType::SequenceClassification,
-                Level::Token => TaskType::TokenClassification,
-            }),
-            problem: Some(self.problem),
-            base: None,
-            base_fingerprint: Some(model.packed().content_hash().to_owned()),
-            bytes: 0,
-            targets: Targets::default(),
-            provenance: BTreeMap::new(),
-        }
-    }
-
-    fn is_norm(&self, p: &Parameter) -> bool {
-        let norm = self.head.spec.dense.and_then(|d| d.norm);
-        norm.is_some_and(|n| p.name.ends_with(&format!("{n}.weight")))
     }
 }

@@ -83,7 +83,8 @@ impl Hook for Tape {
 impl Recorded for Tape {
     fn at(&self, place: Place, layer: usize) -> Mat<'_> {
         let kept = self.kept.get(&(place, layer));
-        kept.expect("a place that backward reads is recorded").view()
+        kept.expect("a place that backward reads is recorded")
+            .view()
     }
 
     fn changes(&self, place: Place) -> bool {

@@ -90,7 +90,9 @@ fn arrows_point_down_only() {
         ),
         (
             "train/",
-            &["mat", "error", "kernel", "weights", "spec", "text", "adapter", "model"],
+            &[
+                "mat", "error", "kernel", "weights", "spec", "text", "adapter", "model",
+            ],
         ),
         ("report/", &["error", "weights", "model", "adapter", "spec"]),
     ];

@@ -32,7 +32,9 @@ pub struct Back<'a, R> {
 
 impl<R> std::fmt::Debug for Back<'_, R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Back").field("pass", &self.pass).finish_non_exhaustive()
+        f.debug_struct("Back")
+            .field("pass", &self.pass)
+            .finish_non_exhaustive()
     }
 }
 
@@ -66,7 +68,8 @@ impl<'a, R: Recorded> Back<'a, R> {
         let task = self.pass.tasks[self.pass.batch.groups().first()?.task];
         let slot = linear.slot?;
         let factors = task.factors.get(slot)?.as_ref()?;
-        let gradient = gradients.factors[slot].get_or_insert_with(|| LowRankGradient::zeros(factors));
+        let gradient =
+            gradients.factors[slot].get_or_insert_with(|| LowRankGradient::zeros(factors));
         Some((factors, gradient))
     }
 }
@@ -118,7 +121,10 @@ impl Block {
         norm.backward(x, w.half.view(), dx.reborrow(), None);
         let mut d = d.view_mut();
         for r in 0..x.rows() {
-            d.row_mut(r).iter_mut().zip(dx.as_ref().row(r)).for_each(|(d, x)| *d += x);
+            d.row_mut(r)
+                .iter_mut()
+                .zip(dx.as_ref().row(r))
+                .for_each(|(d, x)| *d += x);
         }
     }
 
@@ -141,7 +147,8 @@ impl Block {
         // y = a Wt
         let dx = InputGradient::Write(w.ffn.reshape(t, f));
         back.linear(&self.mlp_out, active, dy, gradients, dx);
-        back.recorded.backward(Place::MlpActive, layer, w.ffn.view_mut());
+        back.recorded
+            .backward(Place::MlpActive, layer, w.ffn.view_mut());
         let before = at(Place::MlpIn);
         let act = self.spec.activation;
         let mut dh = w.wide.reshape(t, before.cols());
@@ -169,7 +176,13 @@ impl Block {
             true => InputGradient::Write(w.half.reshape(t, h)),
             false => InputGradient::Add(d.view_mut()),
         };
-        back.linear(&self.mlp_in, at(Place::MlpInput), w.wide.view(), gradients, to);
+        back.linear(
+            &self.mlp_in,
+            at(Place::MlpInput),
+            w.wide.view(),
+            gradients,
+            to,
+        );
     }
 
     fn attention_backward<R: Recorded>(
@@ -203,7 +216,13 @@ impl Block {
             (true, true) => InputGradient::Write(w.half.reshape(t, h)),
             (true, false) => InputGradient::Add(d.view_mut()),
         };
-        back.linear(&self.qkv, at(Place::AttnInput), w.wide.view(), gradients, to);
+        back.linear(
+            &self.qkv,
+            at(Place::AttnInput),
+            w.wide.view(),
+            gradients,
+            to,
+        );
     }
 }
 

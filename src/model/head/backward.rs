@@ -89,7 +89,10 @@ impl Head {
         let mut view = z.view_mut();
         for r in 0..x.rows() {
             let bias = dense.linear.bias.iter().flatten();
-            view.row_mut(r).iter_mut().zip(bias).for_each(|(z, b)| *z += b);
+            view.row_mut(r)
+                .iter_mut()
+                .zip(bias)
+                .for_each(|(z, b)| *z += b);
         }
         let mut a = z.clone();
         let mut view = a.view_mut();
@@ -108,7 +111,9 @@ impl Head {
         let mut view = dh.view_mut();
         let mut dz = vec![0.0; z.cols()];
         for r in 0..x.rows() {
-            dense.activation.backward(z.row(r), view.row_mut(r), &mut dz);
+            dense
+                .activation
+                .backward(z.row(r), view.row_mut(r), &mut dz);
             view.row_mut(r).copy_from_slice(&dz);
         }
         let of_dense = gradient.dense.get_or_insert_default();
@@ -121,7 +126,10 @@ fn layer(linear: &Linear, x: Mat<'_>, dy: Mat<'_>, gradient: &mut LayerGradient)
     gemm(gradient.weight.view_mut(), 1.0, 1.0, dy, true, x, false);
     let mut bias = gradient.bias.view_mut();
     for r in 0..dy.rows() {
-        bias.row_mut(0).iter_mut().zip(dy.row(r)).for_each(|(b, d)| *b += d);
+        bias.row_mut(0)
+            .iter_mut()
+            .zip(dy.row(r))
+            .for_each(|(b, d)| *b += d);
     }
     let mut dx = Matrix::zeros(x.rows(), x.cols());
     let w = own(linear).unpack();

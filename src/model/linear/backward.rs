@@ -159,15 +159,7 @@ impl Linear {
             false,
         );
         if let Some(dx) = &mut dx {
-            gemm(
-                dx.reborrow(),
-                1.0,
-                1.0,
-                dt.view(),
-                false,
-                a.view(),
-                false,
-            );
+            gemm(dx.reborrow(), 1.0, 1.0, dt.view(), false, a.view(), false);
         }
     }
 

@@ -25,10 +25,23 @@ fn rows(name: &str, text: &str, columns: &Columns) -> Result<Vec<Row>> {
 #[test]
 fn tabs_keep_quotes_and_commas_mean_them() {
     let by_name = columns("a", Some("b"), "y");
-    let tabs = rows("x.tsv", "\u{feff}a\ty\tb\r\nsay \"hi\t1\tand, so\n", &by_name).unwrap();
+    let tabs = rows(
+        "x.tsv",
+        "\u{feff}a\ty\tb\r\nsay \"hi\t1\tand, so\n",
+        &by_name,
+    )
+    .unwrap();
     assert_eq!(tabs[0].text, "say \"hi");
-    assert_eq!((tabs[0].line, tabs[0].pair.as_deref()), (2, Some("and, so")));
-    let commas = rows("x.csv", "y,a,b\n1,\"two\nlines, \"\"q\"\"\",c\n2,d,e", &by_name).unwrap();
+    assert_eq!(
+        (tabs[0].line, tabs[0].pair.as_deref()),
+        (2, Some("and, so"))
+    );
+    let commas = rows(
+        "x.csv",
+        "y,a,b\n1,\"two\nlines, \"\"q\"\"\",c\n2,d,e",
+        &by_name,
+    )
+    .unwrap();
     assert_eq!(commas[0].text, "two\nlines, \"q\"");
     assert_eq!((commas[1].line, &*commas[1].labels[0]), (4, "2"));
 }
@@ -36,7 +49,12 @@ fn tabs_keep_quotes_and_commas_mean_them() {
 #[test]
 fn json_lines_have_one_label_or_many() {
     let c = columns("t", None, "l");
-    let found = rows("x.jsonl", "{\"t\": \"a\", \"l\": 3}\n{\"t\": \"b\", \"l\": [\"p\", \"q\"]}\n", &c).unwrap();
+    let found = rows(
+        "x.jsonl",
+        "{\"t\": \"a\", \"l\": 3}\n{\"t\": \"b\", \"l\": [\"p\", \"q\"]}\n",
+        &c,
+    )
+    .unwrap();
     assert_eq!(found[0].labels, ["3"]);
     assert_eq!(found[1].labels, ["p", "q"]);
     let labels = Labels::of(&found[1..], Problem::MultiLabelClassification);
@@ -52,7 +70,11 @@ fn what_is_wrong_is_named_with_its_line() {
         ("x.tsv", "a\tz\nb\t1\n", "no column \"y\"; there are a, z"),
         ("x.tsv", "a\ty\nb\t\n", "x.tsv:2: the label is empty"),
         ("x.csv", "a,y\n\"b,1\n", "x.csv:2: a quote is opened"),
-        ("x.jsonl", "{\"a\": 1, \"y\": 1}", "x.jsonl:1: \"a\": expected a string"),
+        (
+            "x.jsonl",
+            "{\"a\": 1, \"y\": 1}",
+            "x.jsonl:1: \"a\": expected a string",
+        ),
         ("x.tsv", "a\ty\n", "no rows"),
     ] {
         let error = rows(name, text, &c).unwrap_err().to_string();
@@ -72,10 +94,22 @@ fn labels_are_numbered_by_training_alone() {
     let train = [row(1, "10"), row(2, "9"), row(3, "10")];
     let labels = Labels::of(&train, class);
     assert_eq!(labels.names, ["9", "10"]);
-    assert_eq!(labels.targets(&train, Path::new("f")).unwrap()[0], Target::Class(1));
-    let unseen = labels.targets(&[row(7, "11")], Path::new("dev.tsv")).unwrap_err();
-    assert!(unseen.to_string().starts_with("dev.tsv:7: label \"11\" is not one of training's"));
+    assert_eq!(
+        labels.targets(&train, Path::new("f")).unwrap()[0],
+        Target::Class(1)
+    );
+    let unseen = labels
+        .targets(&[row(7, "11")], Path::new("dev.tsv"))
+        .unwrap_err();
+    assert!(
+        unseen
+            .to_string()
+            .starts_with("dev.tsv:7: label \"11\" is not one of training's")
+    );
     let scores = Labels::of(&train, Problem::Regression);
-    assert_eq!(scores.targets(&train, Path::new("f")).unwrap()[1], Target::Value(9.0));
+    assert_eq!(
+        scores.targets(&train, Path::new("f")).unwrap()[1],
+        Target::Value(9.0)
+    );
     assert!(scores.targets(&[row(1, "NaN")], Path::new("f")).is_err());
 }
