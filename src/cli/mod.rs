@@ -6,9 +6,11 @@
 mod bench;
 mod classify;
 mod embed;
+mod eval;
 mod import;
 mod input;
 mod inspect;
+mod labelled;
 mod merge;
 mod output;
 mod progress;
@@ -17,6 +19,7 @@ mod rerank;
 mod rows;
 mod setup;
 mod tag;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -58,6 +61,10 @@ enum Command {
     Rerank(rerank::Args),
     /// Show what a base or an adapter holds: sites, ranks, parameters, bytes
     Inspect(inspect::Args),
+    /// Train an adapter on labelled rows
+    Train(Box<train::Args>),
+    /// Score a base and an adapter on labelled rows
+    Eval(eval::Args),
     /// Write base + adapter as one ordinary checkpoint
     Merge(merge::Args),
     /// Measure what adapters cost on this machine
@@ -107,6 +114,8 @@ pub fn main() -> ExitCode {
         Command::Tag(args) => tag::run(&args),
         Command::Rerank(args) => rerank::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Prune(args) => prune::run(&args),

@@ -10,7 +10,6 @@ pub mod learner;
 pub mod loss;
 pub mod metrics;
 pub mod optim;
-pub mod parameters;
 pub mod random;
 pub mod run;
 pub mod sora;
@@ -20,6 +19,5 @@ pub use self::{
     learner::{Example, Learner},
     loss::Target,
     optim::{Optimizer, Prox, Rates, Settings},
-    parameters::{Facts, GateInit, Kind, Method, Parameter},
-    sora::Live,
+    sora::{Facts, Kind, Live, Method, Parameter},
 };

@@ -5,7 +5,7 @@
 //! proximal operator thresholds them. Rows of a site's parameters that were left out of the step (ranks whose
 //! gate is closed) are not touched at all.
 
-use super::parameters::{Kind, Parameter};
+use super::sora::{Kind, Parameter};
 use crate::mat::Matrix;
 
 /// What closes gates after a step.

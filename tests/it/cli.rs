@@ -337,3 +337,65 @@ fn invalid_utf8_is_refused_by_its_line() {
     let why = fails(1, &["embed", "--input", path.to_str().expect("UTF-8")], "");
     assert!(why.contains("rows.txt:2") && why.contains("UTF-8"), "{why}");
 }
+
+#[test]
+fn training_writes_an_adapter_that_scores_the_same() {
+    let base = golden("bert").base();
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
+    let rows: String = (0..24)
+        .map(|i| ["the coffee was cold\tbad\n", "a wonderful hotel\tgood\n"][i % 2])
+        .collect();
+    std::fs::write(path("rows.tsv"), format!("text\tlabel\n{rows}")).expect("written");
+    let (base, data) = (base.to_str().expect("UTF-8"), path("rows.tsv"));
+    let train = |method: &str, out: &str| {
+        let args = [
+            "train", "--model", base, "--train", &data, "--dev", &data, "--epochs", "4", "--batch",
+            "8", "--lr", "0.02", "--r-max", "2", "--method", method, "--out", out,
+        ];
+        lines(&args, "").remove(0)
+    };
+    for method in ["sora", "lora", "head"] {
+        let out = path(method);
+        let said = train(method, &out);
+        let args = ["eval", "--model", base, "--adapter", &out, "--input", &data];
+        let scores = lines(&args, "").remove(0);
+        assert_eq!(scores["rows"], 24);
+        assert_eq!(
+            scores["accuracy"], said["best"]["scores"]["accuracy"],
+            "{method}"
+        );
+        assert_eq!(
+            scores["accuracy"], 1.0,
+            "{method}: two texts are told apart"
+        );
+        let made = std::fs::read(dir.path().join(method).join("sorank.json")).expect("sorank.json");
+        let made: Value = serde_json::from_slice(&made).expect("JSON");
+        assert_eq!(made["labels"], serde_json::json!(["bad", "good"]));
+    }
+    // Same seed, same bits.
+    train("sora", &path("again"));
+    let weights = |name: &str| {
+        let file = dir.path().join(name).join("adapter_model.safetensors");
+        std::fs::read(file).expect("weights")
+    };
+    assert!(weights("sora") == weights("again"));
+    let taken = [
+        "train",
+        "--model",
+        base,
+        "--train",
+        &data,
+        "--dev",
+        &data,
+        "--out",
+        &path("sora"),
+    ];
+    assert!(fails(1, &taken, "").contains("exists already"));
+    std::fs::write(path("odd.tsv"), "text\tlabel\nfine\tugly\n").expect("written");
+    let (odd, out) = (path("odd.tsv"), path("none"));
+    let unseen = [
+        "train", "--model", base, "--train", &data, "--dev", &odd, "--out", &out,
+    ];
+    assert!(fails(1, &unseen, "").contains("odd.tsv:2: label \"ugly\" is not one of training's"));
+}

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 
 use sorank::{
+    adapter::Adapter,
     mat::Matrix,
-    model::{Level, Model},
+    model::{Batch, Level, Model, Sequence},
     spec::Problem,
     train::{
-        Example, Facts, GateInit, Kind, Learner, Live, Method, Optimizer, Prox, Rates, Settings,
-        Target,
+        Example, Facts, Kind, Learner, Live, Method, Optimizer, Prox, Rates, Settings, Target,
+        sora::GateInit,
     },
 };
 
-use crate::fixtures::{Golden, distance, golden, load, read_tensors};
+use crate::fixtures::{Golden, PARITY, distance, golden, load, read_tensors};
 
 /// Largest difference of a gradient to torch's f64 run, relative to its largest element: what the issue asks for. Torch's
 /// own f32 run differs from it by up to 3e-6 (`f32_noise`).
@@ -21,6 +22,9 @@ const GRADIENT: f32 = 1e-5;
 const LOSS: f64 = 2e-6;
 /// Ten steps of AdamW multiply noise where a gradient is near its epsilon; torch's own f32 run has 1e-5.
 const TEN_STEPS: f32 = 1e-4;
+
+/// The families whose training is held against torch so far; the backward of the others is not.
+const TRAINED: &[&str] = &["bert", "roberta"];
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
@@ -102,9 +106,6 @@ impl Fixture {
         .collect()
     }
 }
-
-/// The families whose training is held against torch so far; the backward of the others is not.
-const TRAINED: &[&str] = &["bert", "roberta"];
 
 #[test]
 fn one_step_equals_torch() {
@@ -189,4 +190,128 @@ fn ten_steps_equal_torch() {
             }
         }
     }
+}
+
+#[test]
+fn a_written_adapter_answers_as_the_trainer_did() {
+    for family in TRAINED {
+        let f = fixture(family);
+        let examples = f.examples();
+        let rows: Vec<&Example> = examples.iter().collect();
+        let mut live = f.live();
+        // One site loses a rank, another all of them.
+        let gates: Vec<usize> = (0..live.parameters.len())
+            .filter(|&i| live.parameters[i].kind == Kind::Gate)
+            .collect();
+        live.parameters[gates[0]].value.view_mut().row_mut(1)[0] = 0.0;
+        let closed = &mut live.parameters[gates[1]].value;
+        (0..closed.rows()).for_each(|r| closed.view_mut().row_mut(r)[0] = 0.0);
+        let learner = Learner::new(&f.model, live, 0.0, 1);
+        let exact = learner.logits(&learner.live.bind(&f.model, true), &rows);
+        let pruned = learner.logits(&learner.live.bind(&f.model, false), &rows);
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("adapter");
+        let adapter = learner.live.adapter(&f.model);
+        adapter.write(&path).unwrap_or_else(|e| panic!("{e}"));
+        let read = Adapter::read(&path).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(read.factors.len(), gates.len() - 1, "{family}");
+        assert_eq!(read.parameters(), learner.live.kept().1, "{family}");
+        let task = f
+            .model
+            .bind("trained", &read)
+            .unwrap_or_else(|e| panic!("{e}"));
+        let head = &task.classifier.as_ref().expect("a head").head;
+        let batch = Batch::pack(rows.iter().map(|r| Sequence {
+            ids: &r.ids,
+            types: &r.types,
+            task: 0,
+        }));
+        let encoded = f.model.forward(&batch, &[&task], &mut ());
+        let sequences = (0..rows.len()).map(|s| batch.rows(s));
+        let served = f.model.classify(head, encoded.view(), sequences);
+        for (s, (exact, pruned)) in exact.iter().zip(&pruned).enumerate() {
+            for (what, got) in [("pruned", pruned.row(0)), ("served", served.row(s))] {
+                let error = distance(got, exact.row(0));
+                assert!(error <= PARITY, "{family}, row {s}, {what}: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn closed_ranks_are_not_touched_between_revive_checks() {
+    let f = fixture(TRAINED[0]);
+    let examples = f.examples();
+    let rows: Vec<&Example> = examples.iter().collect();
+    let mut live = f.live();
+    let gate = (0..live.parameters.len())
+        .find(|&i| live.parameters[i].kind == Kind::Gate)
+        .expect("a gate");
+    live.parameters[gate].value.view_mut().row_mut(0)[0] = 0.0;
+    let before = live.clone();
+    let mut learner = Learner::new(&f.model, live, 0.0, 1);
+    let step = |learner: &mut Learner<'_>, all: bool| {
+        let bound = learner.live.bind(&f.model, all);
+        let (_, mut gradients) = learner.gradients(&bound, &rows, 0);
+        let masks = learner.live.masks(&bound);
+        let parameters = &mut learner.live.parameters;
+        let mut optimizer = Optimizer::new(Settings::default(), parameters);
+        let active = |p: usize| masks[p].clone();
+        optimizer.step(parameters, &mut gradients, &active, Rates::all(1e-2));
+    };
+    step(&mut learner, false);
+    for i in [gate, gate - 1, gate - 2] {
+        let (now, then) = (
+            &learner.live.parameters[i].value,
+            &before.parameters[i].value,
+        );
+        assert_eq!(now.row(0), then.row(0), "{}", before.parameters[i].name);
+        assert_ne!(now.row(1), then.row(1), "{}", before.parameters[i].name);
+    }
+    step(&mut learner, true);
+    assert_ne!(
+        learner.live.parameters[gate].value.row(0),
+        [0.0],
+        "a gate revives"
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_and_dropout_is_differentiated() {
+    let f = fixture(TRAINED[0]);
+    let examples = f.examples();
+    let rows: Vec<&Example> = examples.iter().collect();
+    let run = |seed| {
+        let mut learner = Learner::new(&f.model, f.live(), 0.2, seed);
+        learner.limit_tokens(40);
+        let bound = learner.live.bind(&f.model, true);
+        learner.gradients(&bound, &rows, 3)
+    };
+    let (loss, gradients) = run(5);
+    let (again, same) = run(5);
+    assert_eq!((loss, &gradients), (again, &same));
+    assert_ne!(run(6).0, loss);
+    // The head's output bias sits above all masks, the first gate below most: moved by a little, the loss under the same
+    // masks must move as the gradient says.
+    let live = f.live();
+    let gate = live
+        .parameters
+        .iter()
+        .position(|p| p.kind == Kind::Gate)
+        .expect("a gate");
+    let moved = |by: f32| {
+        let mut live = f.live();
+        live.parameters[gate].value.view_mut().row_mut(0)[0] += by;
+        let mut learner = Learner::new(&f.model, live, 0.2, 5);
+        learner.limit_tokens(40);
+        let bound = learner.live.bind(&f.model, true);
+        learner.gradients(&bound, &rows, 3).0
+    };
+    let want = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+    let got = f64::from(gradients[gate].row(0)[0]);
+    // A difference of f32 losses near 1 over 2e-2, and its own second-order error.
+    assert!(
+        (got - want).abs() <= 1e-4 + 1e-2 * want.abs(),
+        "{got} for {want}"
+    );
 }
