@@ -135,11 +135,14 @@ fn entities_of_500_sentences_equal_the_pipeline() {
         return;
     };
     let home = manifest_dir().join("tests/reference/ner");
+    let Ok(golden) = std::fs::read(home.join("golden.json")) else {
+        println!("skipped: tests/reference/ner/golden.json is absent (python tests/reference/ner.py golden)");
+        return;
+    };
     let engine = crate::fixtures::engine(&base, 2048);
     crate::fixtures::add(&engine, "ner", &home.join("adapter"));
     let texts = sentences(&std::fs::read_to_string(data).expect("eng.testb"), 500);
     assert_eq!(texts.len(), 500);
-    let golden = std::fs::read(home.join("golden.json")).expect("golden.json");
     let golden = serde_json::from_slice(&golden).expect("JSON");
     compare(&engine, "ner", &texts, &golden);
 }
