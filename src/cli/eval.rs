@@ -101,7 +101,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         .into_iter()
         .map(|answer| match answer {
             Answer::Classes(c) => Matrix::from_vec(c.logits.to_vec(), 1, c.logits.len()),
-            Answer::Embedding(_) => unreachable!("classes were asked for"),
+            _ => unreachable!("classes were asked for"),
         })
         .collect();
     let mut found: Map<_, _> = scores(labels.problem, &logits, &targets)

@@ -136,7 +136,9 @@ fn entities_of_500_sentences_equal_the_pipeline() {
     };
     let home = manifest_dir().join("tests/reference/ner");
     let Ok(golden) = std::fs::read(home.join("golden.json")) else {
-        println!("skipped: tests/reference/ner/golden.json is absent (python tests/reference/ner.py golden)");
+        println!(
+            "skipped: tests/reference/ner/golden.json is absent (python tests/reference/ner.py golden)"
+        );
         return;
     };
     let engine = crate::fixtures::engine(&base, 2048);
