@@ -16,9 +16,10 @@ use crate::{
 };
 
 use super::{
+    drive::Job,
     f32::Fma,
     scratch::{row_stride, with_bytes},
-    tile::{Dot, Job, Rows},
+    tile::{Dot, Rows},
 };
 
 /// Whether `level` multiplies `bf16` itself on this CPU.

@@ -1,6 +1,9 @@
 //! `f32` weights: a step of K is one `f32` a column, a dot is one multiply-add, at every level.
 
-use super::tile::{Dot, Job, Rows};
+use super::{
+    drive::Job,
+    tile::{Dot, Rows},
+};
 use crate::{
     mat::Mat,
     simd::{self, Kernel, Level, Simd},

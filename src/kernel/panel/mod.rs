@@ -21,15 +21,18 @@
 #![allow(unsafe_code)] // micro-kernels work on addresses; shapes are asserted once per product
 
 mod bf16;
+mod drive;
 mod f32;
 mod int8;
 mod pack;
+mod quantise;
 mod scratch;
 mod tile;
 
 use std::{cell::Cell, ops::Range};
 
-use tile::{Job, Low, Rows};
+use drive::{Job, Low};
+use tile::Rows;
 
 pub use pack::{add_to, pack, unpack};
 
