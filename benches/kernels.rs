@@ -6,6 +6,7 @@
 //! One core. *hot* multiplies by one weight again and again; *cold* rotates over more than 64 MB of them, as a model
 //! does. Bias and conversion of activations are counted in. Each round measures the peak and all cases of a shape in
 //! turn, and a cell is the median over rounds of the ratio to that round's peak: a noisy neighbour slows both.
+#![allow(clippy::print_stdout)] // a bench prints its figures
 
 use rustix::time::{ClockId, clock_gettime};
 use sorank::{

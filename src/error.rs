@@ -101,6 +101,28 @@ pub enum Error {
         /// The shape it has.
         found: Vec<usize>,
     },
+    /// A classifier whose head is neither in the adapter nor in the base. Answering with an untrained or a
+    /// foreign head instead would be a silent wrong answer.
+    #[error(
+        "{}: no classification head: neither the adapter nor the base holds {}; save it with the adapter \
+         (PEFT: modules_to_save)",
+        path.display(),
+        missing.join(", ")
+    )]
+    HeadMissing {
+        /// The adapter.
+        path: PathBuf,
+        /// The tensors it lacks.
+        missing: Vec<String>,
+    },
+    /// An adapter made for another base.
+    #[error("{}: made for another base: {why}", path.display())]
+    BaseMismatch {
+        /// The adapter.
+        path: PathBuf,
+        /// What differs, expected and found.
+        why: String,
+    },
     /// Something real that sorank does not do.
     #[error("{}: {feature} is not supported: {why}", path.display())]
     Unsupported {

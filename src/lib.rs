@@ -2,11 +2,19 @@
 //! variable-rank adapters over one memory-mapped frozen base in one ragged batch.
 
 pub mod adapter;
+#[cfg(feature = "cli")]
+pub mod cli;
+pub mod embedded;
+pub mod engine;
 pub mod error;
 pub mod kernel;
 pub mod mat;
+pub mod model;
+pub mod report;
 pub mod simd;
 pub mod spec;
+pub mod text;
+pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};

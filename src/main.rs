@@ -1,1 +1,5 @@
-fn main() {}
+//! The `sorank` command; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    sorank::cli::main()
+}

@@ -4,9 +4,40 @@
 //! explicit or folded, whose ranks are those of the tensors, and whose every value is finite. Knows nothing of
 //! models: whether the modules exist and the widths fit is asked at bind.
 
-use std::{collections::BTreeMap, path::PathBuf};
+mod adalora;
+mod archive;
+mod bounded;
+#[cfg(test)]
+mod fixture;
+mod gate;
+mod json;
+mod labels;
+mod matching;
+mod peft;
+mod peft_config;
+mod prune;
+mod random;
+mod sora;
+mod svd;
+mod tensors;
+mod torch_file;
+mod unpickle;
+mod write;
 
-use crate::mat::Matrix;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+pub use matching::Targets;
+pub use prune::{Keep, PruneReport, PrunedModule};
+pub use random::{RandomSite, pruned_ranks};
+pub use sora::{ImportedModule, SoraImport, SoraReport};
+
+use crate::{Error, Result, mat::Matrix};
+
+/// The key of the base's fingerprint in the metadata of a weight file.
+const BASE_FINGERPRINT: &str = "sorank.base_fingerprint";
 
 /// What a file said.
 #[derive(Debug, Clone)]
@@ -31,6 +62,87 @@ pub struct Adapter {
     pub bytes: u64,
     /// Which modules the configuration targets; asked at bind, so that a targeted module without tensors is found.
     pub targets: Targets,
+    /// What the metadata of the weight file says of its making (how it was pruned, from what).
+    pub provenance: BTreeMap<String, String>,
+}
+
+impl Adapter {
+    /// Reads an adapter from its directory: a PEFT LoRA or AdaLoRA with safetensors, and labels where there are some.
+    ///
+    /// Labels come from `labels.json`, else from `id2label` of a `config.json` beside the adapter.
+    ///
+    /// # Errors
+    /// Anything in the files that is missing, unknown, contradictory, not finite or not supported.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let weights_path = dir.join(peft::WEIGHTS);
+        refuse_pickle(dir, &weights_path)?;
+        let config = bounded::read(&dir.join(peft::CONFIG), bounded::MAX_CONFIG)?;
+        let weights = bounded::read(&weights_path, bounded::MAX_WEIGHTS)?;
+        let mut adapter = peft::read(&config, &weights, dir)?;
+        for side in [labels::LABELS, "config.json"] {
+            let path = dir.join(side);
+            if path.exists() {
+                let bytes = bounded::read(&path, bounded::MAX_CONFIG)?;
+                adapter.take_labels(labels::parse(&bytes, &path)?);
+                break;
+            }
+        }
+        Ok(adapter)
+    }
+
+    /// Reads an adapter whose files are in memory: `adapter_config.json`, `adapter_model.safetensors`, `labels.json`.
+    ///
+    /// `shown_as` is the directory that messages name.
+    ///
+    /// # Errors
+    /// As [`Adapter::read`].
+    pub fn from_bytes(
+        config: &[u8],
+        weights: &[u8],
+        labels: Option<&[u8]>,
+        shown_as: &Path,
+    ) -> Result<Self> {
+        let mut adapter = peft::read(config, weights, shown_as)?;
+        if let Some(bytes) = labels {
+            adapter.take_labels(labels::parse(bytes, &shown_as.join(labels::LABELS))?);
+        }
+        Ok(adapter)
+    }
+
+    /// Parameters of all factors: the sum of `R (in + out)`. Saved tensors are not counted.
+    pub fn parameters(&self) -> usize {
+        self.factors.values().map(Factors::parameters).sum()
+    }
+
+    fn take_labels(&mut self, labels: labels::Labels) {
+        (self.labels, self.problem) = (labels.names, labels.problem);
+    }
+}
+
+/// A directory that holds its tensors only as a pickle gets told so, rather than that a file is missing.
+fn refuse_pickle(dir: &Path, weights: &Path) -> Result<()> {
+    const PICKLE: &str = "adapter_model.bin";
+    const CHECKPOINT: &str = "pytorch_model.bin";
+    if weights.exists() {
+        return Ok(());
+    }
+    if dir.join(PICKLE).exists() {
+        let why =
+            "a pickle can run code when it is read; save it with peft's safe_serialization=True";
+        return Err(Error::unsupported(
+            dir,
+            format!("{PICKLE} without {}", peft::WEIGHTS),
+            why,
+        ));
+    }
+    if dir.join(CHECKPOINT).exists() && !dir.join(peft::CONFIG).exists() {
+        let why = format!(
+            "{CHECKPOINT} and no {}: a SoRA checkpoint is imported first",
+            peft::CONFIG
+        );
+        return Err(Error::format(dir, why));
+    }
+    Ok(())
 }
 
 /// `y += scale * (x At) Bt`
@@ -42,6 +154,18 @@ pub struct Factors {
     pub b: Matrix,
     /// What the product is multiplied by.
     pub scale: f32,
+}
+
+impl Factors {
+    /// R.
+    pub fn rank(&self) -> usize {
+        self.a.rows()
+    }
+
+    /// `R (in + out)`
+    pub fn parameters(&self) -> usize {
+        self.rank() * (self.a.cols() + self.b.rows())
+    }
 }
 
 /// A whole tensor kept beside the factors.
@@ -65,15 +189,4 @@ pub enum TaskType {
     /// `FEATURE_EXTRACTION`
     #[serde(rename = "FEATURE_EXTRACTION")]
     FeatureExtraction,
-}
-
-/// Which modules a configuration says it adapts (interface; the matching rules land in `peft/`).
-#[derive(Debug, Clone, Default)]
-pub struct Targets {}
-
-impl Targets {
-    /// Whether the configuration targets the linear module at `path` (without `base_model.model.`).
-    pub fn matches(&self, _path: &str) -> bool {
-        true
-    }
 }

@@ -4,5 +4,17 @@
 //! output columns), `D` head width, `F` feed-forward width, `R` rank, `G` groups, `L` layers, `V` vocabulary.
 
 pub mod activation;
+pub mod attention;
+pub mod bucketed;
+pub mod exp;
 pub mod gemm;
+#[cfg(test)]
+mod naive;
+pub mod norm;
 pub mod panel;
+pub mod pool;
+pub mod reduce;
+pub mod relative;
+pub mod rotary;
+pub mod softmax;
+pub mod transient;

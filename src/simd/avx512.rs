@@ -101,22 +101,8 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn scale2(self, a: __m512, n: __m512) -> __m512 {
-        // Two factors as at the other levels (not VSCALEFPS), so that a subnormal result rounds alike.
         // SAFETY: the file's argument.
-        unsafe {
-            let n = _mm512_cvtps_epi32(n);
-            let first = _mm512_srai_epi32::<1>(n);
-            let power = |e| {
-                _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(
-                    e,
-                    _mm512_set1_epi32(127),
-                )))
-            };
-            _mm512_mul_ps(
-                _mm512_mul_ps(a, power(first)),
-                power(_mm512_sub_epi32(n, first)),
-            )
-        }
+        unsafe { _mm512_scalef_ps(a, n) }
     }
     #[inline(always)]
     fn select_lt(self, a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {

@@ -201,7 +201,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn abs(self, a: Self::F) -> Self::F;
     /// To the nearest integer, ties to even.
     fn round(self, a: Self::F) -> Self::F;
-    /// `a * 2^n` for integral `n` in -252..=254 (no overflow of the intermediate power).
+    /// `a * 2^n` for integral `n` in -252..=254 (no overflow of the intermediate power), rounded once if `|a| >= 2^-50`.
     fn scale2(self, a: Self::F, n: Self::F) -> Self::F;
     /// `if a < b { x } else { y }`, lane-wise.
     fn select_lt(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F;

@@ -105,7 +105,7 @@ fn parts_touch_nothing_else() {
     for &level in levels() {
         for n in 0..LANES {
             let from: Vec<f32> = (0..n).map(|i| i as f32).collect();
-            let mut to = vec![-1.0; LANES];
+            let mut to = [-1.0; LANES];
             run_at(level, Parts(&from, &mut to[..n]));
             for (i, &x) in to.iter().enumerate() {
                 assert_eq!(

@@ -4,13 +4,95 @@
 //! (`Position::Relative`), never on the family's name. A configuration key that would change the answer
 //! and is not supported is refused by name.
 
+mod albert;
+mod bert;
+mod config;
+mod deberta;
+mod distilbert;
+mod electra;
+mod gte;
 pub mod head;
+mod labels;
+mod modernbert;
+mod mpnet;
 pub mod names;
+mod nomic;
+mod roberta;
+mod rope;
+pub mod sentence;
+
+use std::path::Path;
 
 pub use head::{DenseSpec, HeadSpec, Pooling};
-pub use names::Names;
+pub use names::{ModulePart, Names};
+pub use sentence::SentenceSpec;
 
-use crate::kernel::activation::Activation;
+use crate::{Error, Result, kernel::activation::Activation};
+use config::Config;
+
+/// One family: its `model_type`, how its configuration is read, and its keys that change nothing.
+struct Family {
+    model_type: &'static str,
+    parse: fn(&Config<'_>) -> Result<EncoderSpec>,
+    harmless: &'static [&'static str],
+}
+
+const fn family(
+    model_type: &'static str,
+    parse: fn(&Config<'_>) -> Result<EncoderSpec>,
+    harmless: &'static [&'static str],
+) -> Family {
+    Family {
+        model_type,
+        parse,
+        harmless,
+    }
+}
+
+/// Every family there is. A new one is a file, a row here, and a fixture.
+const FAMILIES: &[Family] = &[
+    family("bert", bert::parse, bert::HARMLESS),
+    family("roberta", roberta::parse, &[]),
+    family("xlm-roberta", roberta::parse_xlm, &[]),
+    family("camembert", roberta::parse_camembert, &[]),
+    family("electra", electra::parse, electra::HARMLESS),
+    family("distilbert", distilbert::parse, distilbert::HARMLESS),
+    family("mpnet", mpnet::parse, &[]),
+    family("deberta-v2", deberta::parse, deberta::HARMLESS),
+    family("modernbert", modernbert::parse, modernbert::HARMLESS),
+    family("albert", albert::parse, albert::HARMLESS),
+    family("nomic_bert", nomic::parse, nomic::HARMLESS),
+    family("gte", gte::parse, gte::HARMLESS),
+    family("new", gte::parse_new, gte::HARMLESS),
+];
+
+impl EncoderSpec {
+    /// Reads a `config.json`, as transformers 4 and 5 write it; `path` is for messages.
+    ///
+    /// # Errors
+    /// When it is not one, its `model_type` is not supported, a number in it is absurd, or a key might change the answer
+    /// and is not supported; the message names the key.
+    pub fn parse(config: &[u8], path: &Path) -> Result<EncoderSpec> {
+        let config = Config::parse(config, path)?;
+        let model_type = config.text("model_type", "")?;
+        let Some(family) = FAMILIES.iter().find(|f| f.model_type == model_type) else {
+            let known: Vec<&str> = FAMILIES.iter().map(|f| f.model_type).collect();
+            return Err(Error::unsupported(
+                path,
+                format!("model_type {model_type:?}"),
+                format!("the families are {}", known.join(", ")),
+            ));
+        };
+        config.encoder_only(family.harmless.contains(&"auto_map"))?;
+        let mut spec = (family.parse)(&config)?;
+        spec.family = family.model_type.to_owned();
+        spec.own_head = labels::own_head(&config)?;
+        spec.labels = labels::labels(&config, spec.own_head)?;
+        spec.problem = labels::problem(&config)?;
+        config.finish(family.model_type, family.harmless)?;
+        Ok(spec)
+    }
+}
 
 /// Everything the forward pass needs to know about an encoder besides its weights.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,8 +157,10 @@ pub enum Problem {
 /// The embedding layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbedSpec {
-    /// Width of the tables; a projection to `hidden` follows where it differs.
+    /// Width of the tables.
     pub width: usize,
+    /// Whether a projection to `hidden`, with a bias, follows the norm. Always where the widths differ.
+    pub project: bool,
     /// Learned positions, if any.
     pub positions: Positions,
     /// Rows of the token-type table; 0 where there is none.
@@ -117,11 +201,13 @@ pub struct LayerSpec {
     pub mlp: Mlp,
     /// Its activation.
     pub activation: Activation,
-    /// Whether the linears have biases.
+    /// Whether the linears have biases; the first of the feed-forward block says so itself.
     pub bias: bool,
+    /// Whether the first linear of the feed-forward block has one.
+    pub mlp_in_bias: bool,
     /// Whether the norm before attention exists (pre-norm: absent in ModernBERT's first layer).
     pub attn_norm: bool,
-    /// The layer whose tensors this one uses: its own index, or an earlier one where layers share.
+    /// What takes the place of `{}` in its tensors' names: its own index, or a smaller one where layers share.
     pub weights_of: usize,
 }
 
@@ -179,4 +265,9 @@ pub enum Mlp {
     Plain,
     /// `out(act(a) * b)` with `a | b` = in(x), of width 2F: the activated half first.
     Gated,
+    /// `out(a * act(b))` with `a | b` = in(x), of width 2F: the activated half second.
+    GatedSecond,
 }
+
+#[cfg(test)]
+mod tests;

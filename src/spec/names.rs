@@ -6,6 +6,8 @@
 /// Where a family keeps its tensors. Names are module paths without `.weight` / `.bias`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Names {
+    /// What transformers calls this family's model classes, up to `ForSequenceClassification`.
+    pub class: &'static str,
     /// What may stand before every name of the encoder; the first that matches a checkpoint is taken.
     pub prefixes: &'static [&'static str],
     /// Word embedding table.
@@ -32,14 +34,46 @@ pub struct Names {
     pub mlp_norm: &'static str,
     /// Norm after the last layer.
     pub final_norm: &'static str,
-    /// Table of relative embeddings, or of bucketed biases (the parameter's own name: no `.weight` is added when it ends with it).
+    /// Table of relative embeddings, or of bucketed biases.
     pub relative: &'static str,
     /// Norm of the table of relative embeddings.
     pub relative_norm: &'static str,
     /// Projections of relative positions where they are not shared: key, query.
     pub relative_projections: &'static [&'static str],
+    /// Other names of the linears, as modules, where the model class does not name them as its files name tensors.
+    pub modules: &'static [ModulePart],
     /// Other spellings of a part of a name: (found, meant), e.g. (`gamma`, `weight`).
     pub aliases: &'static [(&'static str, &'static str)],
     /// Starts of tensor names (after the prefix) that are known and not needed.
     pub ignored: &'static [&'static str],
+}
+
+/// A module of the model class that is, or is a part of, a linear whose tensors are named otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModulePart {
+    /// Path of the module; `{}` is the layer.
+    pub path: &'static str,
+    /// The name in `qkv`, `attn_out`, `mlp_in` or `mlp_out` that it belongs to.
+    pub of: &'static str,
+    /// Which of the `parts` equal runs of output columns it is.
+    pub part: usize,
+    /// Into how many parts that linear is cut.
+    pub parts: usize,
+}
+
+impl ModulePart {
+    /// Part `part` of `parts` of the linear `of`.
+    pub const fn new(path: &'static str, of: &'static str, part: usize, parts: usize) -> Self {
+        Self {
+            path,
+            of,
+            part,
+            parts,
+        }
+    }
+
+    /// The whole of the linear `of`.
+    pub const fn whole(path: &'static str, of: &'static str) -> Self {
+        Self::new(path, of, 0, 1)
+    }
 }

@@ -1,1 +1,26 @@
+//! The integration tests: one binary, public API only.
+//!
+//! parity: answers equal those of transformers and peft · batching: alone equals batched, bit for bit ·
+//! adapters: binding, refusals · merge: in place and to a file · cli: the binary as a person runs it ·
+//! precision: bf16 and int8 near f32, and alone equals batched there too ·
+//! hostile: damaged files are refused by name · layering: the house keeps its shape · tag: entities equal the pipeline's ·
+//! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import ·
+//! training: gradients and steps equal torch's
 
+#![allow(clippy::print_stdout)] // tests say what they measured and what they skipped
+
+mod adapters;
+mod batching;
+mod cli;
+mod fanout;
+mod fixtures;
+mod hostile;
+mod layering;
+mod merge;
+mod minilm;
+mod parity;
+mod precision;
+mod rerank;
+mod tag;
+mod tools;
+mod training;

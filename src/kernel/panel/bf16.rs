@@ -16,10 +16,10 @@ use crate::{
 };
 
 use super::{
-    drive::Job,
+    dot::{Dot, Rows},
     f32::Fma,
     scratch::{row_stride, with_bytes},
-    tile::{Dot, Rows},
+    tile::Job,
 };
 
 /// Whether `level` multiplies `bf16` itself on this CPU.

@@ -1,8 +1,8 @@
 //! `f32` weights: a step of K is one `f32` a column, a dot is one multiply-add, at every level.
 
 use super::{
-    drive::Job,
-    tile::{Dot, Rows},
+    dot::{Dot, Rows},
+    tile::Job,
 };
 use crate::{
     mat::Mat,

@@ -19,11 +19,11 @@ use std::arch::x86_64::*;
 
 use super::{
     WIDTH,
-    drive::Job,
+    dot::{Dot, Rows},
     f32::Fma,
-    quantise::{RowScale, quantise, widen},
+    quantise::{RowScale, quantise},
     scratch::{row_stride, with_bytes},
-    tile::{Dot, Rows},
+    tile::Job,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
@@ -87,6 +87,23 @@ pub(super) fn with_rows<R>(level: Level, x: Mat<'_>, run: impl FnOnce(Quantised)
 /// Where the bytes of a row of `k` lie before they are widened.
 fn wide_skip(k: usize) -> usize {
     4 * k.div_ceil(4)
+}
+
+/// Spreads `steps` quads of bytes, which lie behind `8 steps - 4 steps` bytes, to pairs of 16 bits from the start on.
+///
+/// # Safety
+/// `p` is writable for `8 * steps` bytes.
+unsafe fn widen(p: *mut u8, steps: usize) {
+    for i in 0..steps {
+        // SAFETY: inside the row. Word i is read before the 8 bytes at 8 i are written, which reach at most its own
+        // end (8 i + 8 <= 4 steps + 4 i + 4 for i < steps), so no unread word is lost.
+        unsafe {
+            let quad = p.add(4 * steps + 4 * i).cast::<u32>().read_unaligned();
+            let even = quad & 0x00ff_00ff;
+            let odd = quad >> 8 & 0x00ff_00ff;
+            p.add(8 * i).cast::<[u32; 2]>().write_unaligned([even, odd]);
+        }
+    }
 }
 
 /// Runs `job` with `i8` weights; a peak when there are no rows.

@@ -21,19 +21,22 @@
 #![allow(unsafe_code)] // micro-kernels work on addresses; shapes are asserted once per product
 
 mod bf16;
-mod drive;
+mod dot;
 mod f32;
 mod int8;
+mod owned;
 mod pack;
 mod quantise;
 mod scratch;
 mod tile;
+mod words;
 
 use std::{cell::Cell, ops::Range};
 
-use drive::{Job, Low};
-use tile::Rows;
+use dot::Rows;
+use tile::{Job, Low};
 
+pub use owned::OwnedPanels;
 pub use pack::{add_to, pack, unpack};
 
 use crate::{
@@ -145,6 +148,11 @@ impl<'a> Panels<'a> {
         self.shape
     }
 
+    /// Its bytes, as packed.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The panels in `range` as a weight of their own (columns `16 * range.start ..`).
     ///
     /// # Panics
@@ -196,6 +204,19 @@ pub struct Extra<'a> {
     pub scale: f32,
 }
 
+/// A low-rank update of a rectangle of `y`, as [`Extra`] with scale 1: a batch has several, one a task and site.
+#[derive(Debug, Clone)]
+pub struct Part<'a> {
+    /// Rows of `y`.
+    pub rows: Range<usize>,
+    /// Columns of `y`: from a multiple of 16 to another, or to the last column.
+    pub columns: Range<usize>,
+    /// `[rows x R]`
+    pub t: Mat<'a>,
+    /// `[columns x R]`, `f32`, not tight.
+    pub up: Panels<'a>,
+}
+
 /// `y = epilogue(init + x Wt)`: the operands of one product.
 #[derive(Debug, Clone, Copy)]
 pub struct Product<'a> {
@@ -236,6 +257,39 @@ impl Product<'_> {
     /// # Panics
     /// When the shapes disagree, or this CPU has not that level.
     pub fn into_at(self, level: Level, extra: Option<Extra<'_>>, y: MatMut<'_>) {
+        match extra {
+            None => self.dispatch(level, &[], y),
+            Some(Extra { t, up, scale: 1.0 }) => self.dispatch(level, &[self.whole(t, up)], y),
+            Some(Extra { t, up, scale }) => SCALED.with(|cell| {
+                let mut scaled = cell.take();
+                scale_into(t, scale, scaled.reshape(t.rows(), t.cols()));
+                self.dispatch(level, &[self.whole(scaled.view(), up)], y);
+                cell.set(scaled);
+            }),
+        }
+    }
+
+    /// A part that covers all of `y`.
+    fn whole<'p>(&self, t: Mat<'p>, up: Panels<'p>) -> Part<'p> {
+        let (rows, columns) = (0..self.x.rows(), 0..self.w.shape.n);
+        Part {
+            rows,
+            columns,
+            t,
+            up,
+        }
+    }
+
+    /// [`Product::into_with`] for several low-rank parts, disjoint and in row order.
+    ///
+    /// # Panics
+    /// When shapes disagree or the parts are out of order.
+    pub fn into_with_parts(self, parts: &[Part<'_>], y: MatMut<'_>) {
+        self.dispatch(simd::level(), parts, y);
+    }
+
+    /// Asserts everything that the micro-kernels rely on.
+    fn check(&self, parts: &[Part<'_>], y: &MatMut<'_>) {
         let (m, shape) = (self.x.rows(), self.w.shape);
         assert_eq!(
             (self.x.cols(), y.rows(), y.cols()),
@@ -248,30 +302,35 @@ impl Product<'_> {
         if let Some(r) = self.residual {
             assert_eq!((r.rows(), r.cols()), (m, shape.n), "residual of {shape:?}");
         }
-        if let Some(Extra { t, up, .. }) = extra {
-            let rank = up.shape.k;
+        let mut row = 0;
+        for Part {
+            rows,
+            columns,
+            t,
+            up,
+        } in parts
+        {
             assert_eq!(
                 (t.rows(), t.cols(), up.shape.n),
-                (m, rank, shape.n),
+                (rows.len(), up.shape.k, columns.len()),
                 "low-rank part"
             );
             assert_eq!(up.shape.precision, Precision::F32, "low-rank part");
-        }
-        match extra {
-            None => self.dispatch(level, None, y),
-            Some(Extra { t, up, scale: 1.0 }) => self.dispatch(level, Some((t, up)), y),
-            Some(Extra { t, up, scale }) => SCALED.with(|cell| {
-                let mut scaled = cell.take();
-                scale_into(t, scale, scaled.reshape(t.rows(), t.cols()));
-                self.dispatch(level, Some((scaled.view(), up)), y);
-                cell.set(scaled);
-            }),
+            let whole_panels =
+                columns.start % WIDTH == 0 && (columns.end % WIDTH == 0 || columns.end == shape.n);
+            assert!(
+                rows.start >= row && rows.end <= m && columns.end <= shape.n && whole_panels,
+                "low-rank part at rows {rows:?}, columns {columns:?} of {m} x {}",
+                shape.n
+            );
+            row = rows.start;
         }
     }
 
     fn dispatch(&self, level: Level, low: Low<'_>, y: MatMut<'_>) {
+        self.check(low, &y);
         let (product, x) = (self, self.x);
-        // SAFETY: `into_at` checked the shapes, and each precision makes the rows that its dots read.
+        // SAFETY: `check` saw the shapes, and each precision makes the rows that its dots read.
         unsafe {
             match self.w.shape.precision {
                 Precision::F32 => f32::run(

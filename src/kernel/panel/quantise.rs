@@ -1,10 +1,7 @@
-//! Rows of `f32` as bytes, one scale and one zero point each: `x = scale (q - zero)`, `q` in 0..=254.
+//! Activations to bytes, a row at a time: the scale and zero point of a row and its quantised values.
 //!
-//! Two passes over a row that is in L1 by the second. The first finds the least and the largest element with integer
-//! maxima of their bits, two operations a vector, through which NaN and infinities pass to the scale. The second
-//! rounds with one multiply-add: a large constant leaves the nearest integer in the low byte.
-//!
-//! The zero point is rounded up, so that nothing falls below 0 and nothing has to be clamped.
+//! `x = scale (q - zero)`, `q` in 0..=254; see `int8` for why it is not symmetric. What the bytes are multiplied with is not
+//! known here.
 
 use crate::simd::{LANES, Simd};
 
@@ -16,23 +13,6 @@ const LEAST_SPAN: f32 = 1e-30;
 pub(super) struct RowScale {
     pub(super) scale: f32,
     pub(super) zero: i32,
-}
-
-/// Spreads `steps` quads of bytes, which lie behind `8 steps - 4 steps` bytes, to pairs of 16 bits from the start on.
-///
-/// # Safety
-/// `p` is writable for `8 * steps` bytes.
-pub(super) unsafe fn widen(p: *mut u8, steps: usize) {
-    for i in 0..steps {
-        // SAFETY: inside the row. Word i is read before the 8 bytes at 8 i are written, which reach at most its own
-        // end (8 i + 8 <= 4 steps + 4 i + 4 for i < steps), so no unread word is lost.
-        unsafe {
-            let quad = p.add(4 * steps + 4 * i).cast::<u32>().read_unaligned();
-            let even = quad & 0x00ff_00ff;
-            let odd = quad >> 8 & 0x00ff_00ff;
-            p.add(8 * i).cast::<[u32; 2]>().write_unaligned([even, odd]);
-        }
-    }
 }
 
 /// The largest quantised activation. Not 255: the zero point is rounded up, so that nothing is below 0, and the largest

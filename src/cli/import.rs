@@ -1,0 +1,67 @@
+//! `sorank import`: other formats as an adapter that PEFT and sorank load.
+//!
+//! A checkpoint of the original SoRA code or of OpenDelta (read without executing anything in it), or a PEFT adapter
+//! of another kind (AdaLoRA), whose singular values are folded into plain factors.
+
+use std::path::PathBuf;
+
+use super::{
+    Failure,
+    output::Output,
+    rows::go_on,
+    setup::{base_of, stamp},
+};
+use crate::adapter::{Adapter, SoraImport};
+
+/// Prints what became of each site as one JSON object. A SoRA checkpoint keeps neither alpha nor, often, the head: they
+/// can be given here.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The checkpoint: a directory or a weight file; or a PEFT adapter's directory
+    #[arg(value_name = "PATH")]
+    from: PathBuf,
+    /// lora_alpha of the training; by default what a config.json beside the file says, else 16
+    #[arg(long)]
+    alpha: Option<f64>,
+    /// Gates at most this far from zero count as zero
+    #[arg(long, default_value_t = 0.0)]
+    eps: f32,
+    /// A file with the head's tensors, such as a dump of the whole model
+    #[arg(long, value_name = "FILE")]
+    head: Option<PathBuf>,
+    /// The base: checked against it, and its fingerprint is recorded in the result
+    #[arg(long, value_name = "DIR", env = "SORANK_MODEL")]
+    model: Option<PathBuf>,
+    /// Directory to write; it must not exist yet
+    #[arg(long, short, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let mut out = Output::stdout();
+    let mut adapter = if args.from.join("adapter_config.json").exists() {
+        if args.alpha.is_some() || args.head.is_some() || args.eps != 0.0 {
+            let why =
+                "--alpha, --eps and --head are for checkpoints; a PEFT adapter says them itself";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        Adapter::read(&args.from)?
+    } else {
+        let options = SoraImport {
+            alpha: args.alpha,
+            eps: args.eps,
+            head: args.head.clone(),
+            task: None,
+        };
+        let (adapter, report) = Adapter::import_sora(&args.from, &options)?;
+        go_on(out.line(&report)?)?;
+        adapter
+    };
+    if let Some(base) = &args.model {
+        stamp(&mut adapter, &base_of(base)?)?;
+    }
+    adapter.write(&args.out)?;
+    go_on(out.flush()?)?;
+    eprintln!("wrote {}", args.out.display());
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! The command line: one file a subcommand; this file parses, sets up logging and turns errors into exit codes.
+//!
+//! Results go to stdout (one JSON line a row, written by `output`), everything else to stderr.
+//! Exit codes: 0; 1 when something failed, with a message that names the file, the row and the reason; 2 for usage.
+
+mod bench;
+mod classify;
+mod embed;
+mod eval;
+mod import;
+mod input;
+mod inspect;
+mod labelled;
+mod merge;
+mod output;
+mod progress;
+mod prune;
+mod rerank;
+mod rows;
+mod setup;
+mod tag;
+mod train;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  # No model at hand: a small one is built in, with the adapters sentiment, question and intent
+  sorank classify --use sentiment 'what a wonderful trip' 'the soup was cold'
+  # Embeddings of a sentence-transformers model
+  sorank embed --model ./all-MiniLM-L6-v2 'a text' 'another text'
+  # Rows that each name their adapter, in one batch
+  echo '{\"text\": \"book a table for two\", \"adapter\": \"intent\"}' |
+    sorank classify --model ./bert-base --adapter intent=./intent-lora --input -
+  # What an adapter holds, and its rank map as a picture
+  sorank inspect ./intent-lora --svg ranks.svg
+
+Environment: SORANK_CACHE (where packed bases are kept), SORANK_SIMD (scalar, avx2, avx512),
+SORANK_LOG (error, warn, info, debug).";
+
+/// Many pruned LoRA / SoRA adapters over one frozen encoder, on the CPU.
+#[derive(Debug, Parser)]
+#[command(name = "sorank", version, after_long_help = EXAMPLES, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Turn texts into vectors
+    Embed(embed::Args),
+    /// Label texts (or pairs) with an adapter's classifier, or score them
+    Classify(classify::Args),
+    /// Find entities in texts with an adapter's token classifier
+    Tag(tag::Args),
+    /// Sort texts by how well they answer a query, with a cross-encoder
+    Rerank(rerank::Args),
+    /// Show what a base or an adapter holds: sites, ranks, parameters, bytes
+    Inspect(inspect::Args),
+    /// Train an adapter on labelled rows
+    Train(Box<train::Args>),
+    /// Score a base and an adapter on labelled rows
+    Eval(eval::Args),
+    /// Write base + adapter as one ordinary checkpoint
+    Merge(merge::Args),
+    /// Measure what adapters cost on this machine
+    Bench(bench::Args),
+    /// Make an adapter smaller by its singular values, and say what was dropped
+    Prune(prune::Args),
+    /// Check adapters against a base without running traffic
+    Verify(verify::Args),
+    /// Turn a SoRA or OpenDelta checkpoint, or an AdaLoRA adapter, into a plain adapter
+    Import(import::Args),
+    /// Print a completion script for your shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Why a command stopped.
+#[derive(Debug)]
+enum Failure {
+    /// The arguments do not go together: exit code 2.
+    Usage(String),
+    /// Something failed: exit code 1.
+    Failed(String),
+    /// Whoever read stdout has gone: not worth a message.
+    Closed,
+}
+
+impl From<crate::Error> for Failure {
+    fn from(error: crate::Error) -> Self {
+        Failure::Failed(error.to_string())
+    }
+}
+
+/// Runs the command that the arguments of this process name.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse(); // usage errors end here, with code 2
+    let level = tracing_subscriber::EnvFilter::try_from_env("SORANK_LOG");
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(level.unwrap_or_else(|_| "warn".into()))
+        .with_target(false)
+        .init();
+    let done = match cli.command {
+        Command::Embed(args) => embed::run(&args),
+        Command::Classify(args) => classify::run(&args),
+        Command::Tag(args) => tag::run(&args),
+        Command::Rerank(args) => rerank::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Merge(args) => merge::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Prune(args) => prune::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Import(args) => import::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sorank", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
+        Err(Failure::Failed(why)) => {
+            eprintln!("sorank: {why}");
+            ExitCode::from(1)
+        }
+        Err(Failure::Usage(why)) => {
+            eprintln!("sorank: {why}\n\nFor more information, try '--help'.");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,149 @@
+//! Arguments that name a base and its adapters, and the engine made from them.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use super::Failure;
+use crate::{
+    adapter::Adapter,
+    embedded,
+    engine::{DEFAULT_BATCH_TOKENS, Engine},
+    kernel::panel::Precision,
+    model::{LoadOptions, Model},
+    text::Tokenizer,
+    weights::{PackOptions, Source},
+};
+
+/// Which base, which adapters.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub(super) struct ModelArgs {
+    /// Directory of the base: config.json, tokenizer.json, model.safetensors.
+    /// Without it, the tiny model that is built in
+    #[arg(long, value_name = "DIR", env = "SORANK_MODEL")]
+    pub(super) model: Option<PathBuf>,
+    /// An adapter's directory and the name that rows call it by; repeatable
+    #[arg(long = "adapter", value_name = "NAME=DIR", value_parser = named_dir)]
+    pub(super) adapters: Vec<(String, PathBuf)>,
+    /// Precision of the base's linears
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    pub(super) dtype: Dtype,
+    /// Threads; by default the cores this process may use
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) threads: Option<u16>,
+    /// The most tokens of one batch
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_BATCH_TOKENS)]
+    pub(super) max_batch_tokens: usize,
+    /// No progress on stderr
+    #[arg(long, short)]
+    pub(super) quiet: bool,
+}
+
+/// Precisions that the runtime offers.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Dtype {
+    /// 32-bit floats
+    F32,
+    /// 16-bit brain floats: half the memory, about twice the speed where the CPU multiplies them
+    Bf16,
+    /// 8-bit integers, a scale an output channel: a quarter of the memory; adapters and heads stay f32
+    Int8,
+}
+
+impl From<Dtype> for Precision {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Precision::F32,
+            Dtype::Bf16 => Precision::Bf16,
+            Dtype::Int8 => Precision::Int8,
+        }
+    }
+}
+
+pub(super) fn named_dir(arg: &str) -> Result<(String, PathBuf), String> {
+    match arg.split_once('=') {
+        Some(("", _)) => Err("the name before '=' is empty".to_owned()),
+        Some((_, "")) => Err("the directory after '=' is empty".to_owned()),
+        Some((name, dir)) => Ok((name.to_owned(), dir.into())),
+        None => Err("expected NAME=DIR".to_owned()),
+    }
+}
+
+impl ModelArgs {
+    /// Where the base is.
+    pub(super) fn source(&self) -> Result<Source, Failure> {
+        Ok(match &self.model {
+            Some(dir) => Source::dir(dir)?,
+            None => embedded::base(),
+        })
+    }
+
+    /// The base, loaded.
+    pub(super) fn load(&self) -> Result<Model, Failure> {
+        let progress = super::progress::Packing::new(self.quiet);
+        let report = |done: usize, total: usize| progress.set(done, total);
+        let pack = PackOptions {
+            progress: Some(&report),
+            ..PackOptions::default()
+        };
+        let options = LoadOptions {
+            precision: Some(self.dtype.into()),
+            pack,
+        };
+        Ok(Model::load(self.source()?, &options)?)
+    }
+
+    /// The adapters with their names: the built-in ones of the built-in model, and those given; each read, or why not.
+    pub(super) fn all_adapters(&self) -> Result<Vec<(String, crate::Result<Adapter>)>, Failure> {
+        let mut all = Vec::new();
+        if self.model.is_none() {
+            for (name, adapter) in embedded::adapters() {
+                all.push((name.to_owned(), adapter));
+            }
+        }
+        for (name, dir) in &self.adapters {
+            if all.iter().any(|(n, _)| n == name) {
+                return Err(Failure::Usage(format!("two adapters are named {name:?}")));
+            }
+            all.push((name.clone(), Adapter::read(dir)));
+        }
+        Ok(all)
+    }
+
+    /// The engine with every adapter bound; sets the size of the thread pool.
+    pub(super) fn engine(&self) -> Result<Engine, Failure> {
+        let engine = self.bare_engine()?;
+        for (name, adapter) in self.all_adapters()? {
+            let task = engine.model().bind(&name, &adapter?)?;
+            engine.registry().insert(&name, task);
+        }
+        Ok(engine)
+    }
+
+    /// The engine without an adapter; sets the size of the thread pool.
+    pub(super) fn bare_engine(&self) -> Result<Engine, Failure> {
+        let threads = self.threads.map_or(0, usize::from); // 0: rayon asks how many cores it may use
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .map_err(|e| Failure::Failed(format!("starting threads: {e}")))?;
+        let model = self.load()?;
+        let source = model.source().clone();
+        let read = |name: &str| source.read(name);
+        let tokenizer = Tokenizer::load(&read, &source.path(""))?;
+        Ok(Engine::new(model, tokenizer, self.max_batch_tokens)?)
+    }
+}
+
+/// The base in `dir`, to check adapters against.
+pub(super) fn base_of(dir: &Path) -> crate::Result<Model> {
+    Model::load(Source::dir(dir)?, &LoadOptions::default())
+}
+
+/// Records in `adapter` which base it is for, once it was seen to fit.
+pub(super) fn stamp(adapter: &mut Adapter, base: &Model) -> crate::Result<()> {
+    base.bind("checked", adapter)?;
+    adapter.base_fingerprint = Some(base.packed().content_hash().to_owned());
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! A request before and after admission.
+
+use std::sync::Arc;
+
+use super::tags::{Aggregation, Piece};
+use crate::{model::Task, text::Encoded};
+
+/// What is asked of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// One vector.
+    Embedding,
+    /// Labels and scores of the sequence classifier.
+    Classes,
+    /// Entities, by the token classifier.
+    Tags(Aggregation),
+    /// How well a text answers a query: the one logit of a pair.
+    Relevance,
+}
+
+/// One row to answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// The second text of a pair.
+    pub pair: Option<&'a str>,
+    /// The adapter; `None` is the bare base.
+    pub adapter: Option<&'a str>,
+    /// What is asked.
+    pub want: Want,
+}
+
+/// A request that was checked: nothing about it can fail any more.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// Its tokens; shared by the rows of one text for several adapters.
+    pub encoded: Arc<Encoded>,
+    /// Its task, held for the request's life.
+    pub task: Arc<Task>,
+    /// What is asked.
+    pub want: Want,
+    /// The text's tokens for [`Want::Tags`]; empty for anything else.
+    pub(super) pieces: Vec<Piece>,
+}

@@ -1,0 +1,162 @@
+//! The gradient of the encoder: from the last hidden states to the factors of every adapted site.
+//!
+//! Hand-written, op by op, in the files `backward.rs` beside each forward; this one walks the layers down.
+//! Gradients go only where something is trained: below the lowest adapted layer nothing is computed, and of
+//! frozen weights only the product with the gradient is. It runs on the calling thread: who wants more threads
+//! gives each some sequences (`train/`).
+//!
+//! Not here: losses, optimisers, which sites are trained (the task's factors say it).
+
+use super::{
+    Batch, Model, Place, Task,
+    block::{
+        Pass,
+        backward::{Back, Scratch},
+    },
+    head::backward::HeadGradient,
+    linear::backward::{LowRankGradient, Transposed},
+};
+use crate::mat::{Mat, MatMut, Matrix};
+
+/// What a hook kept of a forward pass.
+pub trait Recorded {
+    /// What was at `place` of `layer`.
+    fn at(&self, place: Place, layer: usize) -> Mat<'_>;
+    /// Whether the hook changed what is at `place`: dropout.
+    fn changes(&self, place: Place) -> bool;
+    /// The gradient after the hook's change becomes the one before it.
+    fn backward(&self, place: Place, layer: usize, d: MatMut<'_>);
+}
+
+/// Gradients of everything that a task trains.
+#[derive(Debug, Clone, Default)]
+pub struct Gradients {
+    /// By slot of the model's linears.
+    pub factors: Vec<Option<LowRankGradient>>,
+    /// Of the task's own head.
+    pub head: HeadGradient,
+}
+
+impl Gradients {
+    /// Zeros for `task`.
+    pub fn zeros(model: &Model, task: &Task) -> Self {
+        let factors = (0..model.packed.slots()).map(|slot| {
+            let factors = task.factors.get(slot)?.as_ref()?;
+            Some(LowRankGradient::zeros(factors))
+        });
+        let head = task.classifier.as_ref();
+        Self {
+            factors: factors.collect(),
+            head: head.map_or_else(HeadGradient::default, |c| HeadGradient::zeros(&c.head)),
+        }
+    }
+
+    /// Adds another's elements to its own.
+    pub fn add(&mut self, other: &Gradients) {
+        for (to, from) in self.factors.iter_mut().zip(&other.factors) {
+            if let (Some(to), Some(from)) = (to, from) {
+                to.add(from);
+            }
+        }
+        self.head.add(&other.head);
+    }
+}
+
+impl Model {
+    /// The transposed base linears that training `task` needs.
+    pub fn transposed(&self, task: &Task) -> Transposed {
+        let lowest = self.lowest(task).unwrap_or(self.blocks.len());
+        let slots: std::collections::BTreeSet<usize> = self.blocks[lowest..]
+            .iter()
+            .flat_map(|b| [&b.qkv, &b.attn_out, &b.mlp_in, &b.mlp_out])
+            .filter_map(|l| l.slot)
+            .collect();
+        Transposed::new(&self.packed, |slot| slots.contains(&slot))
+    }
+
+    /// The lowest layer whose factors `task` trains; 0 when the embedding's projection is.
+    fn lowest(&self, task: &Task) -> Option<usize> {
+        let adapted = |slot: Option<usize>| {
+            slot.and_then(|s| task.factors.get(s))
+                .is_some_and(Option::is_some)
+        };
+        if adapted(self.embedding.slot()) {
+            return Some(0);
+        }
+        self.blocks.iter().position(|b| {
+            let linears = [&b.qkv, &b.attn_out, &b.mlp_in, &b.mlp_out];
+            let positions = b.own_positions.as_ref();
+            linears
+                .into_iter()
+                .chain(positions)
+                .any(|l| adapted(l.slot))
+        })
+    }
+
+    /// As [`Model::forward`], watched, on the calling thread alone.
+    pub fn forward_here<H: super::Hook>(
+        &self,
+        batch: &Batch,
+        tasks: &[&Task],
+        hook: &mut H,
+    ) -> Matrix {
+        let mut out = Matrix::zeros(batch.tokens(), self.spec.hidden);
+        let stretch = super::Stretch {
+            layers: 0..self.blocks.len(),
+            from: None,
+            batch,
+        };
+        self.run(stretch, tasks, hook, out.view_mut(), 1);
+        out
+    }
+
+    /// Adds to `gradients` those of `task`'s factors, given the gradient `d [T x H]` of [`Model::forward`]'s answer
+    /// over `batch`, all of whose rows are of `task`. `d` is used up.
+    pub fn backward<R: Recorded>(
+        &self,
+        batch: &Batch,
+        task: &Task,
+        transposed: &Transposed,
+        recorded: &R,
+        mut d: Matrix,
+        gradients: &mut Gradients,
+    ) {
+        let Some(lowest) = self.lowest(task) else {
+            return;
+        };
+        assert!(batch.groups().len() <= 1, "one task is trained at a time");
+        let tasks = [task];
+        let below = self
+            .embedding
+            .slot()
+            .is_some_and(|s| task.factors.get(s).is_some_and(Option::is_some));
+        let back = Back {
+            pass: Pass {
+                packed: &self.packed,
+                batch,
+                tasks: &tasks,
+                heads: self.spec.heads,
+                threads: 1,
+            },
+            recorded,
+            transposed,
+            below,
+            lowest,
+        };
+        let mut scratch = Scratch::default();
+        if let (Some(norm), Some(last)) = (&self.final_norm, self.blocks.len().checked_sub(1)) {
+            let mut dx = Matrix::zeros(d.rows(), d.cols());
+            let x = recorded.at(Place::LayerOut, last);
+            norm.backward(x, d.view(), dx.view_mut(), None);
+            d = dx;
+        }
+        for (layer, block) in self.blocks.iter().enumerate().skip(lowest).rev() {
+            block.backward(&back, layer, &mut d, &mut scratch, gradients);
+        }
+        if below {
+            recorded.backward(Place::Embedded, 0, d.view_mut());
+            self.embedding
+                .backward(batch, task, transposed, d.view(), gradients);
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! What is trained: A, B and the gates of every chosen site, and the head, as plain f32 matrices.
+//!
+//! `y += s ((x At) o g) Bt`. At each step the ranks that take part are packed into an ordinary task, scale and gate
+//! folded into B, so the forward pass is the runtime's own; [`Live::gradients`] takes the fold apart again:
+//! with `u_j = s g_j B_j`, `dB_j = s g_j du_j` and `dg_j = s <B_j, du_j>`. A rank whose gate is 0 is left out, but
+//! for the steps that ask whether it revives. AdaLoRA's singular values are gates too.
+//!
+//! B is kept transposed, `[R x out]`, so that row j of a site's three matrices is its rank j.
+
+mod export;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::random::Random;
+use crate::{
+    error::{Error, Result},
+    kernel::panel::{OwnedPanels, Precision},
+    mat::{Mat, Matrix},
+    model::{
+        Classifier, Head, Level, Model, Task,
+        backward::Gradients,
+        head::Dense,
+        linear::{Linear, LowRank, LowRankPart, Weight},
+        norm::Norm,
+        sites::Site,
+    },
+    spec::{HeadSpec, Problem},
+};
+
+/// What a parameter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `[R x in]`
+    A,
+    /// `[R x out]`: B transposed.
+    B,
+    /// `[R x 1]`
+    Gate,
+    /// Of the head.
+    Head,
+}
+
+/// One trained matrix.
+#[derive(Debug, Clone)]
+pub struct Parameter {
+    /// `<module>.a`, `.b`, `.gate`, or the tensor's own name in a checkpoint.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Its values.
+    pub value: Matrix,
+}
+
+/// What is trained besides the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// A, B and gates, closed by proximal steps.
+    Sora,
+    /// A and B of one rank.
+    Lora,
+    /// Nothing.
+    Head,
+}
+
+/// How gates start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GateInit {
+    /// Standard normal.
+    Normal,
+    /// 1.
+    Ones,
+}
+
+/// What is to be trained, and for what.
+#[derive(Debug, Clone)]
+pub struct Facts<'a> {
+    /// How.
+    pub method: Method,
+    /// Module paths, or ends of them after a dot; empty is every linear.
+    pub sites: &'a [String],
+    /// Rank of every site at the start.
+    pub r_max: usize,
+    /// Scale times `r_max`.
+    pub alpha: f32,
+    /// How gates start.
+    pub gate_init: GateInit,
+    /// What outputs mean.
+    pub problem: Problem,
+    /// One row a text, or one a token.
+    pub level: Level,
+    /// Labels by output.
+    pub labels: Vec<String>,
+    /// Of all that is drawn at random.
+    pub seed: u64,
+}
+
+/// One trained site.
+#[derive(Debug, Clone)]
+struct LiveSite {
+    /// Module path with the model class's prefix.
+    path: String,
+    site: Site,
+    a: usize,
+    b: usize,
+    gate: Option<usize>,
+    scale: f32,
+}
+
+/// Places of the head's parameters.
+#[derive(Debug, Clone)]
+struct LiveHead {
+    spec: HeadSpec,
+    dense: Option<(usize, Option<usize>)>,
+    norm: Option<(usize, Option<usize>, f32)>,
+    out: (usize, usize),
+}
+
+/// Everything that is trained.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// The matrices.
+    pub parameters: Vec<Parameter>,
+    sites: Vec<LiveSite>,
+    head: LiveHead,
+    problem: Problem,
+    level: Level,
+    labels: Arc<[String]>,
+    slots: usize,
+}
+
+/// The task of one step, and which ranks of each site are in it.
+#[derive(Debug)]
+pub struct Bound {
+    /// The task.
+    pub task: Task,
+    ranks: Vec<Vec<usize>>,
+}
+
+impl Live {
+    /// Starts everything: A uniform within `1 / sqrt(in)`, B zero, the head as the checkpoint has it where it has one
+    /// of this shape, else normal with deviation 0.02.
+    ///
+    /// # Errors
+    /// A site that no linear answers to; a head's tensor that cannot be read.
+    pub fn new(model: &Model, facts: &Facts<'_>) -> Result<Self> {
+        let prefixes = model.spec().names.prefixes;
+        let prefix = prefixes
+            .iter()
+            .find(|p| !p.is_empty())
+            .copied()
+            .unwrap_or("");
+        let mut live = Self {
+            parameters: Vec::new(),
+            sites: Vec::new(),
+            head: LiveHead {
+                spec: match facts.level {
+                    Level::Sequence => model.spec().sequence_head,
+                    Level::Token => model.spec().token_head,
+                },
+                dense: None,
+                norm: None,
+                out: (0, 0),
+            },
+            problem: facts.problem,
+            level: facts.level,
+            labels: facts.labels.clone().into(),
+            slots: model.packed().slots(),
+        };
+        if facts.method != Method::Head {
+            let mut used = vec![false; facts.sites.len()];
+            for site in model.sites().all() {
+                let path = format!("{prefix}{}", site.path);
+                let named = |name: &String| {
+                    path == *name
+                        || path
+                            .strip_suffix(name.as_str())
+                            .is_some_and(|p| p.ends_with('.'))
+                };
+                let mut wanted = facts.sites.is_empty();
+                for (name, used) in facts.sites.iter().zip(&mut used) {
+                    if named(name) {
+                        (*used, wanted) = (true, true);
+                    }
+                }
+                if wanted {
+                    live.add_site(path, site, facts);
+                }
+            }
+            if let Some(i) = used.iter().position(|u| !u) {
+                let why = format!("no linear of this base is called {:?}", facts.sites[i]);
+                return Err(Error::format(model.tensors().path(), why));
+            }
+        }
+        live.add_head(model, prefix, facts)?;
+        Ok(live)
+    }
+
+    fn push(&mut self, name: String, kind: Kind, value: Matrix) -> usize {
+        self.parameters.push(Parameter { name, kind, value });
+        self.parameters.len() - 1
+    }
+
+    fn add_site(&mut self, path: String, site: &Site, facts: &Facts<'_>) {
+        let (r, k, n) = (facts.r_max, site.inputs, site.columns.len());
+        let mut random = Random::new(facts.seed, &format!("{path}.a"));
+        let bound = 1.0 / (k as f64).sqrt();
+        let mut draw = || ((2.0 * random.uniform() - 1.0) * bound) as f32;
+        let a = Matrix::from_vec((0..r * k).map(|_| draw()).collect(), r, k);
+        let a = self.push(format!("{path}.a"), Kind::A, a);
+        let b = self.push(format!("{path}.b"), Kind::B, Matrix::zeros(r, n));
+        let gate = (facts.method == Method::Sora).then(|| {
+            let mut random = Random::new(facts.seed, &format!("{path}.gate"));
+            let gates = (0..r).map(|_| match facts.gate_init {
+                GateInit::Ones => 1.0,
+                GateInit::Normal => random.normal() as f32,
+            });
+            let gates = Matrix::from_vec(gates.collect(), r, 1);
+            self.push(format!("{path}.gate"), Kind::Gate, gates)
+        });
+        self.sites.push(LiveSite {
+            path,
+            site: site.clone(),
+            a,
+            b,
+            gate,
+            scale: facts.alpha / r as f32,
+        });
+    }
+
+    fn add_head(&mut self, model: &Model, prefix: &str, facts: &Facts<'_>) -> Result<()> {
+        let (h, spec) = (model.spec().hidden, self.head.spec);
+        let mut tensor =
+            |name: String, in_encoder: bool, rows: usize, cols: usize, fill: Option<f32>| {
+                let shown = match in_encoder {
+                    true => format!("{prefix}{name}"),
+                    false => name.clone(),
+                };
+                let shape = if fill.is_some() {
+                    vec![cols]
+                } else {
+                    vec![rows, cols]
+                };
+                let found = model.head_tensor(&name, in_encoder)?;
+                let data = match (found, fill) {
+                    (Some((found, data)), _) if found == shape => data,
+                    (_, Some(fill)) => vec![fill; cols],
+                    (_, None) => {
+                        let mut random = Random::new(facts.seed, &shown);
+                        (0..rows * cols)
+                            .map(|_| (0.02 * random.normal()) as f32)
+                            .collect()
+                    }
+                };
+                let value = Matrix::from_vec(data, rows, cols);
+                Ok::<_, Error>(self.push(shown, Kind::Head, value))
+            };
+        let (mut dense, mut norm) = (None, None);
+        if let Some(d) = spec.dense {
+            let weight = tensor(format!("{}.weight", d.name), d.in_encoder, h, h, None)?;
+            let bias = match d.bias {
+                true => Some(tensor(
+                    format!("{}.bias", d.name),
+                    d.in_encoder,
+                    1,
+                    h,
+                    Some(0.0),
+                )?),
+                false => None,
+            };
+            dense = Some((weight, bias));
+            if let Some(n) = d.norm {
+                let weight = tensor(format!("{n}.weight"), d.in_encoder, 1, h, Some(1.0))?;
+                let bias = match model.spec().embed.norm_bias {
+                    true => Some(tensor(format!("{n}.bias"), d.in_encoder, 1, h, Some(0.0))?),
+                    false => None,
+                };
+                norm = Some((weight, bias, model.spec().norm_eps));
+            }
+        }
+        let labels = facts.labels.len();
+        let weight = tensor(format!("{}.weight", spec.out), false, labels, h, None)?;
+        let bias = tensor(format!("{}.bias", spec.out), false, 1, labels, Some(0.0))?;
+        (self.head.dense, self.head.norm, self.head.out) = (dense, norm, (weight, bias));
+        Ok(())
+    }
+
+    /// The task of a step. Ranks whose gate is 0 are in it only when `all` is set.
+    pub fn bind(&self, model: &Model, all: bool) -> Bound {
+        let mut ranks = Vec::with_capacity(self.sites.len());
+        let mut by_slot: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (i, site) in self.sites.iter().enumerate() {
+            let r = self.parameters[site.a].value.rows();
+            let live = |j: &usize| all || self.gate_of(site, *j) != 0.0;
+            ranks.push((0..r).filter(live).collect::<Vec<_>>());
+            by_slot.entry(site.site.slot).or_default().push(i);
+        }
+        let mut factors = vec![None; self.slots];
+        for (slot, sites) in by_slot {
+            factors[slot] = self.pack(&sites, &ranks);
+        }
+        let classifier = Classifier {
+            head: Arc::new(self.head()),
+            level: self.level,
+            labels: self.labels.clone(),
+            problem: self.problem,
+        };
+        let task = model.assemble(factors, Some(classifier));
+        Bound { task, ranks }
+    }
+
+    fn gate_of(&self, site: &LiveSite, j: usize) -> f32 {
+        site.gate
+            .map_or(1.0, |g| self.parameters[g].value.row(j)[0])
+    }
+
+    fn pack(&self, sites: &[usize], ranks: &[Vec<usize>]) -> Option<LowRank> {
+        let (mut stacked, mut parts, mut first) = (Vec::new(), Vec::new(), 0);
+        for &i in sites {
+            let (site, kept) = (&self.sites[i], &ranks[i]);
+            if kept.is_empty() {
+                continue;
+            }
+            let (a, b) = (
+                &self.parameters[site.a].value,
+                &self.parameters[site.b].value,
+            );
+            kept.iter()
+                .for_each(|&j| stacked.extend_from_slice(a.row(j)));
+            let n = b.cols();
+            let mut up = vec![0.0; n * kept.len()];
+            for (c, &j) in kept.iter().enumerate() {
+                let by = site.scale * self.gate_of(site, j);
+                for (r, &b) in b.row(j).iter().enumerate() {
+                    up[r * kept.len() + c] = b * by;
+                }
+            }
+            let up = Mat::new(&up, n, kept.len());
+            parts.push(LowRankPart {
+                columns: site.site.columns.clone(),
+                ranks: first..first + kept.len(),
+                up: OwnedPanels::pack(up, Precision::F32, false),
+            });
+            first += kept.len();
+        }
+        if first == 0 {
+            return None;
+        }
+        let k = stacked.len() / first;
+        let down = OwnedPanels::pack(Mat::new(&stacked, first, k), Precision::F32, true);
+        Some(LowRank { down, parts })
+    }
+
+    fn head(&self) -> Head {
+        let matrix = |i: usize| &self.parameters[i].value;
+        let row = |i: usize| matrix(i).as_slice().to_vec();
+        let linear = |weight: usize, bias: Option<usize>| Linear {
+            weight: Weight::Own(Arc::new(OwnedPanels::pack(
+                matrix(weight).view(),
+                Precision::F32,
+                false,
+            ))),
+            bias: bias.map(row),
+            slot: None,
+        };
+        let dense = self.head.dense.zip(self.head.spec.dense);
+        Head {
+            pool: self.head.spec.pool,
+            dense: dense.map(|((weight, bias), spec)| Dense {
+                linear: linear(weight, bias),
+                activation: spec.activation,
+                norm: self.head.norm.map(|(gamma, beta, eps)| Norm {
+                    gamma: row(gamma).into(),
+                    beta: beta.map(|b| row(b).into()),
+                    eps,
+                }),
+            }),
+            out: linear(self.head.out.0, Some(self.head.out.1)),
+        }
+    }
+
+    /// The gradient of every parameter, from those of `bound`'s task.
+    pub fn gradients(&self, bound: &Bound, from: &Gradients) -> Vec<Matrix> {
+        let zeros = |p: &Parameter| Matrix::zeros(p.value.rows(), p.value.cols());
+        let mut out: Vec<Matrix> = self.parameters.iter().map(zeros).collect();
+        let mut first: BTreeMap<usize, (usize, usize)> = BTreeMap::new(); // rank and part within a slot
+        for (site, kept) in self.sites.iter().zip(&bound.ranks) {
+            if kept.is_empty() {
+                continue;
+            }
+            let (rank, part) = first.entry(site.site.slot).or_default();
+            let low = from.factors[site.site.slot].as_ref();
+            let low = low.expect("a slot with factors has their gradient");
+            let du = &low.up[*part];
+            for (c, &j) in kept.iter().enumerate() {
+                let by = site.scale * self.gate_of(site, j);
+                out[site.a]
+                    .view_mut()
+                    .row_mut(j)
+                    .copy_from_slice(low.down.row(*rank + c));
+                let b = self.parameters[site.b].value.row(j);
+                let mut dot = 0.0f64;
+                let mut db = out[site.b].view_mut();
+                for (r, db) in db.row_mut(j).iter_mut().enumerate() {
+                    let d = du.row(r)[c];
+                    *db = by * d;
+                    dot += f64::from(b[r]) * f64::from(d);
+                }
+                if let Some(gate) = site.gate {
+                    out[gate].view_mut().row_mut(j)[0] = (f64::from(site.scale) * dot) as f32;
+                }
+            }
+            *rank += kept.len();
+            *part += 1;
+        }
+        let mut put = |i: usize, d: &Matrix| out[i] = d.clone();
+        if let (Some((weight, bias)), Some(d)) = (self.head.dense, &from.head.dense) {
+            put(weight, &d.weight);
+            bias.into_iter().for_each(|bias| put(bias, &d.bias));
+        }
+        if let (Some((gamma, beta, _)), Some((dgamma, dbeta))) = (self.head.norm, &from.head.norm) {
+            put(gamma, dgamma);
+            beta.into_iter().for_each(|beta| put(beta, dbeta));
+        }
+        put(self.head.out.0, &from.head.out.weight);
+        put(self.head.out.1, &from.head.out.bias);
+        out
+    }
+
+    /// Which rows of every parameter took part in `bound`; `None` is all.
+    pub fn masks(&self, bound: &Bound) -> Vec<Option<Vec<bool>>> {
+        let mut out = vec![None; self.parameters.len()];
+        for (site, kept) in self.sites.iter().zip(&bound.ranks) {
+            let r = self.parameters[site.a].value.rows();
+            if kept.len() < r {
+                let mask: Vec<bool> = (0..r).map(|j| kept.binary_search(&j).is_ok()).collect();
+                [Some(site.a), Some(site.b), site.gate]
+                    .into_iter()
+                    .flatten()
+                    .for_each(|i| out[i] = Some(mask.clone()));
+            }
+        }
+        out
+    }
+
+    /// Ranks whose gate is open, and parameters of A and B in them.
+    pub fn kept(&self) -> (usize, usize) {
+        let mut total = (0, 0);
+        for site in &self.sites {
+            let r = self.parameters[site.a].value.rows();
+            let open = (0..r).filter(|&j| self.gate_of(site, j) != 0.0).count();
+            total.0 += open;
+            total.1 += open * (site.site.inputs + site.site.columns.len());
+        }
+        total
+    }
+
+    /// Rank and gates of every site, by module path.
+    pub fn ranks(&self) -> Vec<(String, usize, Vec<f32>)> {
+        let of = |site: &LiveSite| {
+            let r = self.parameters[site.a].value.rows();
+            let gates: Vec<f32> = (0..r).map(|j| self.gate_of(site, j)).collect();
+            let rank = gates.iter().filter(|g| **g != 0.0).count();
+            (site.path.clone(), rank, gates)
+        };
+        self.sites.iter().map(of).collect()
+    }
+}

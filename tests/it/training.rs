@@ -1,0 +1,317 @@
+//! Training against torch: one step's loss and every gradient, and ten steps of the gated optimiser.
+
+use std::collections::BTreeMap;
+
+use sorank::{
+    adapter::Adapter,
+    mat::Matrix,
+    model::{Batch, Level, Model, Sequence},
+    spec::Problem,
+    train::{
+        Example, Facts, Kind, Learner, Live, Method, Optimizer, Prox, Rates, Settings, Target,
+        sora::GateInit,
+    },
+};
+
+use crate::fixtures::{Golden, PARITY, distance, golden, load, read_tensors};
+
+/// Largest difference of a gradient to torch's f64 run, relative to its largest element: what the issue asks for. Torch's
+/// own f32 run differs from it by up to 3e-6 (`f32_noise`).
+const GRADIENT: f32 = 1e-5;
+/// A loss is a mean over few rows.
+const LOSS: f64 = 2e-6;
+/// Ten steps of AdamW multiply noise where a gradient is near its epsilon; torch's own f32 run has 1e-5.
+const TEN_STEPS: f32 = 1e-4;
+
+/// The families whose training is held against torch so far; the backward of the others is not.
+const TRAINED: &[&str] = &["bert", "roberta"];
+
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+struct Fixture {
+    golden: Golden,
+    index: serde_json::Value,
+    tensors: Tensors,
+    model: Model,
+}
+
+fn fixture(family: &str) -> Fixture {
+    let golden = golden(family);
+    let read = |name: &str| std::fs::read(golden.dir.join(name)).expect("a training fixture");
+    let index = serde_json::from_slice(&read("train.json")).expect("train.json is JSON");
+    let tensors = read_tensors(&read("train.safetensors"));
+    let model = load(&golden.base());
+    Fixture {
+        golden,
+        index,
+        tensors,
+        model,
+    }
+}
+
+impl Fixture {
+    fn live(&self) -> Live {
+        let number = |key: &str| self.index[key].as_u64().expect("a number");
+        let facts = Facts {
+            method: Method::Sora,
+            sites: &[],
+            r_max: number("r_max") as usize,
+            alpha: number("alpha") as f32,
+            gate_init: GateInit::Ones,
+            problem: Problem::SingleLabelClassification,
+            level: Level::Sequence,
+            labels: (0..3).map(|i| format!("LABEL_{i}")).collect(),
+            seed: 1,
+        };
+        let mut live = Live::new(&self.model, &facts).expect("everything is there");
+        for p in &mut live.parameters {
+            if p.kind != Kind::Head {
+                p.value = self.matrix("init.", &p.name, p.kind);
+            }
+        }
+        live
+    }
+
+    /// A golden tensor in the shape that the trainer keeps: B transposed, vectors as rows or columns.
+    fn matrix(&self, what: &str, name: &str, kind: Kind) -> Matrix {
+        let (shape, data) = self
+            .tensors
+            .get(&format!("{what}{name}"))
+            .unwrap_or_else(|| panic!("{what}{name}"));
+        match (kind, &shape[..]) {
+            (Kind::Gate, &[r]) => Matrix::from_vec(data.clone(), r, 1),
+            (_, &[n]) => Matrix::from_vec(data.clone(), 1, n),
+            (Kind::B, &[n, r]) => {
+                let turned = (0..r).flat_map(|j| (0..n).map(move |i| data[i * r + j]));
+                Matrix::from_vec(turned.collect(), r, n)
+            }
+            (_, &[n, k]) => Matrix::from_vec(data.clone(), n, k),
+            _ => panic!("{what}{name} has shape {shape:?}"),
+        }
+    }
+
+    fn examples(&self) -> Vec<Example> {
+        let (ids, mut types) = (self.golden.numbers("ids"), self.golden.numbers("types"));
+        let most = self.model.spec().embed.types.max(1) as u32 - 1;
+        types.iter_mut().flatten().for_each(|t| *t = (*t).min(most));
+        let list = |key: &str| -> Vec<usize> {
+            serde_json::from_value(self.index[key].clone()).expect("numbers")
+        };
+        let rows = list("rows").into_iter().zip(list("labels"));
+        rows.map(|(row, label)| Example {
+            ids: ids[row].clone(),
+            types: types[row].clone(),
+            target: Target::Class(label),
+        })
+        .collect()
+    }
+}
+
+#[test]
+fn one_step_equals_torch() {
+    for family in TRAINED {
+        let f = fixture(family);
+        let examples = f.examples();
+        let rows: Vec<&Example> = examples.iter().collect();
+        let mut learner = Learner::new(&f.model, f.live(), 0.0, 1);
+        let bound = learner.live.bind(&f.model, true);
+        let (loss, gradients) = learner.gradients(&bound, &rows, 0);
+        let want = f.index["loss"].as_f64().expect("a loss");
+        assert!(
+            (loss - want).abs() <= LOSS * want,
+            "{family}: loss {loss} for {want}"
+        );
+        let mut wrong = Vec::new();
+        let mut compared = 0;
+        for (p, got) in learner.live.parameters.iter().zip(&gradients) {
+            let want = f.matrix("grad.", &p.name, p.kind);
+            let error = distance(got.as_slice(), want.as_slice());
+            compared += 1;
+            if error > GRADIENT {
+                wrong.push(format!("{family} {}: {error:e}", p.name));
+            }
+        }
+        let there = f.tensors.keys().filter(|k| k.starts_with("grad.")).count();
+        assert_eq!(compared, there, "{family}: a gradient has no golden one");
+        assert!(
+            wrong.is_empty(),
+            "{} of {compared}:\n{}",
+            wrong.len(),
+            wrong.join("\n")
+        );
+    }
+}
+
+#[test]
+fn ten_steps_equal_torch() {
+    for family in TRAINED {
+        let f = fixture(family);
+        let examples = f.examples();
+        let rows: Vec<&Example> = examples.iter().collect();
+        let step = &f.index["step"];
+        let number = |v: &serde_json::Value| v.as_f64().expect("a number");
+        for kind in ["soft", "official"] {
+            let prox = match kind {
+                "soft" => Prox::Soft(number(&f.index["prox"]["soft"]["lambda"]) as f32),
+                _ => Prox::Official(number(&f.index["prox"]["official"]["xi"]) as f32),
+            };
+            let settings = Settings {
+                weight_decay: number(&step["weight_decay"]),
+                l1: number(&step["l1"]),
+                clip: number(&step["clip"]),
+                prox,
+                ..Settings::default()
+            };
+            let mut learner = Learner::new(&f.model, f.live(), 0.0, 1);
+            let mut optimizer = Optimizer::new(settings, &learner.live.parameters);
+            let trace = &f.index["steps"][kind];
+            let rates = step["lr"].as_array().expect("rates");
+            for (i, lr) in rates.iter().enumerate() {
+                let bound = learner.live.bind(&f.model, true);
+                let (loss, mut gradients) = learner.gradients(&bound, &rows, i as u64);
+                let masks = learner.live.masks(&bound);
+                let active = |p: usize| masks[p].clone();
+                let rates = Rates::all(number(lr));
+                let norm =
+                    optimizer.step(&mut learner.live.parameters, &mut gradients, &active, rates);
+                let what = format!("{family}, {kind}, step {i}");
+                let near = |got: f64, want: f64| (got - want).abs() <= f64::from(TEN_STEPS) * want;
+                assert!(near(loss, number(&trace["loss"][i])), "{what}: loss {loss}");
+                assert!(near(norm, number(&trace["norm"][i])), "{what}: norm {norm}");
+                let kept = learner.live.kept().0 as u64;
+                assert_eq!(Some(kept), trace["kept"][i].as_u64(), "{what}: kept gates");
+            }
+            for p in &learner.live.parameters {
+                if f.tensors.contains_key(&format!("final.{kind}.{}", p.name)) {
+                    let want = f.matrix(&format!("final.{kind}."), &p.name, p.kind);
+                    let error = distance(p.value.as_slice(), want.as_slice());
+                    assert!(error <= TEN_STEPS, "{family} {kind} {}: {error:e}", p.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_written_adapter_answers_as_the_trainer_did() {
+    for family in TRAINED {
+        let f = fixture(family);
+        let examples = f.examples();
+        let rows: Vec<&Example> = examples.iter().collect();
+        let mut live = f.live();
+        // One site loses a rank, another all of them.
+        let gates: Vec<usize> = (0..live.parameters.len())
+            .filter(|&i| live.parameters[i].kind == Kind::Gate)
+            .collect();
+        live.parameters[gates[0]].value.view_mut().row_mut(1)[0] = 0.0;
+        let closed = &mut live.parameters[gates[1]].value;
+        (0..closed.rows()).for_each(|r| closed.view_mut().row_mut(r)[0] = 0.0);
+        let learner = Learner::new(&f.model, live, 0.0, 1);
+        let exact = learner.logits(&learner.live.bind(&f.model, true), &rows);
+        let pruned = learner.logits(&learner.live.bind(&f.model, false), &rows);
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("adapter");
+        let adapter = learner.live.adapter(&f.model);
+        adapter.write(&path).unwrap_or_else(|e| panic!("{e}"));
+        let read = Adapter::read(&path).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(read.factors.len(), gates.len() - 1, "{family}");
+        assert_eq!(read.parameters(), learner.live.kept().1, "{family}");
+        let task = f
+            .model
+            .bind("trained", &read)
+            .unwrap_or_else(|e| panic!("{e}"));
+        let head = &task.classifier.as_ref().expect("a head").head;
+        let batch = Batch::pack(rows.iter().map(|r| Sequence {
+            ids: &r.ids,
+            types: &r.types,
+            task: 0,
+        }));
+        let encoded = f.model.forward(&batch, &[&task], &mut ());
+        let sequences = (0..rows.len()).map(|s| batch.rows(s));
+        let served = f.model.classify(head, encoded.view(), sequences);
+        for (s, (exact, pruned)) in exact.iter().zip(&pruned).enumerate() {
+            for (what, got) in [("pruned", pruned.row(0)), ("served", served.row(s))] {
+                let error = distance(got, exact.row(0));
+                assert!(error <= PARITY, "{family}, row {s}, {what}: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn closed_ranks_are_not_touched_between_revive_checks() {
+    let f = fixture(TRAINED[0]);
+    let examples = f.examples();
+    let rows: Vec<&Example> = examples.iter().collect();
+    let mut live = f.live();
+    let gate = (0..live.parameters.len())
+        .find(|&i| live.parameters[i].kind == Kind::Gate)
+        .expect("a gate");
+    live.parameters[gate].value.view_mut().row_mut(0)[0] = 0.0;
+    let before = live.clone();
+    let mut learner = Learner::new(&f.model, live, 0.0, 1);
+    let step = |learner: &mut Learner<'_>, all: bool| {
+        let bound = learner.live.bind(&f.model, all);
+        let (_, mut gradients) = learner.gradients(&bound, &rows, 0);
+        let masks = learner.live.masks(&bound);
+        let parameters = &mut learner.live.parameters;
+        let mut optimizer = Optimizer::new(Settings::default(), parameters);
+        let active = |p: usize| masks[p].clone();
+        optimizer.step(parameters, &mut gradients, &active, Rates::all(1e-2));
+    };
+    step(&mut learner, false);
+    for i in [gate, gate - 1, gate - 2] {
+        let (now, then) = (
+            &learner.live.parameters[i].value,
+            &before.parameters[i].value,
+        );
+        assert_eq!(now.row(0), then.row(0), "{}", before.parameters[i].name);
+        assert_ne!(now.row(1), then.row(1), "{}", before.parameters[i].name);
+    }
+    step(&mut learner, true);
+    assert_ne!(
+        learner.live.parameters[gate].value.row(0),
+        [0.0],
+        "a gate revives"
+    );
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_and_dropout_is_differentiated() {
+    let f = fixture(TRAINED[0]);
+    let examples = f.examples();
+    let rows: Vec<&Example> = examples.iter().collect();
+    let run = |seed| {
+        let mut learner = Learner::new(&f.model, f.live(), 0.2, seed);
+        learner.limit_tokens(40);
+        let bound = learner.live.bind(&f.model, true);
+        learner.gradients(&bound, &rows, 3)
+    };
+    let (loss, gradients) = run(5);
+    let (again, same) = run(5);
+    assert_eq!((loss, &gradients), (again, &same));
+    assert_ne!(run(6).0, loss);
+    // The head's output bias sits above all masks, the first gate below most: moved by a little, the loss under the same
+    // masks must move as the gradient says.
+    let live = f.live();
+    let gate = live
+        .parameters
+        .iter()
+        .position(|p| p.kind == Kind::Gate)
+        .expect("a gate");
+    let moved = |by: f32| {
+        let mut live = f.live();
+        live.parameters[gate].value.view_mut().row_mut(0)[0] += by;
+        let mut learner = Learner::new(&f.model, live, 0.2, 5);
+        learner.limit_tokens(40);
+        let bound = learner.live.bind(&f.model, true);
+        learner.gradients(&bound, &rows, 3).0
+    };
+    let want = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+    let got = f64::from(gradients[gate].row(0)[0]);
+    // A difference of f32 losses near 1 over 2e-2, and its own second-order error.
+    assert!(
+        (got - want).abs() <= 1e-4 + 1e-2 * want.abs(),
+        "{got} for {want}"
+    );
+}
