@@ -1,7 +1,7 @@
 //! What adapters cost: the bare base beside 1, 4 and 16 adapters in one batch, at mean rank 4 and at full ranks.
 //!
 //! `cargo bench --bench linear` prints, for a base of random weights, the time over the bare base's in percent: the
-//! median over rounds of the ratio to the bare base beside it. Words choose dtypes and thread counts (`t1`, `t2`);
+//! median over rounds of the ratio to the bare base beside it. Words choose dtypes, thread counts (`t1`, `t2`) and cases (`8x128`);
 //! `-- --check` compares adapted rows in a mixed batch with a batch of one adapter on a tiny shape instead.
 #![allow(clippy::print_stdout)] // a bench prints its figures
 
@@ -13,7 +13,8 @@ use sorank::{
 };
 use support::{BASE, PRECISIONS, TINY, dtype_name};
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 9;
+const CASES: [&str; 3] = ["8x128", "32x32", "1x16"];
 /// Full ranks that are measured, on every site.
 const RANKS: [usize; 4] = [1, 8, 16, 32];
 
@@ -42,7 +43,7 @@ fn main() {
                     "\n{} {threads} thread(s): over the bare base",
                     dtype_name(precision)
                 );
-                measure(&model, threads);
+                measure(&model, threads, |case| wanted(case, &CASES));
             }
         }
     }
@@ -59,7 +60,7 @@ fn pruned(model: &Model, count: usize) -> Vec<Task> {
         .collect()
 }
 
-fn measure(model: &Model, threads: usize) {
+fn measure(model: &Model, threads: usize, wanted: impl Fn(&str) -> bool) {
     let pool = support::pool(threads);
     let sixteen = pruned(model, 16);
     let full: Vec<Task> = RANKS
@@ -67,11 +68,12 @@ fn measure(model: &Model, threads: usize) {
         .map(|&r| support::task(model, |_| r, 99))
         .collect();
     let base = model.base_task().expect("a base is a task");
-    for (name, lengths) in [
-        ("8x128", vec![128; 8]),
-        ("32x32", vec![32; 32]),
-        ("1x16", vec![16]),
-    ] {
+    for name in CASES.into_iter().filter(|case| wanted(case)) {
+        let lengths = match name {
+            "8x128" => vec![128; 8],
+            "32x32" => vec![32; 32],
+            _ => vec![16],
+        };
         let rows = lengths.len();
         let mut variants: Vec<(String, Vec<&Task>)> = vec![("bare".into(), vec![&base])];
         for count in [1, 4, 16] {
@@ -95,13 +97,14 @@ fn measure(model: &Model, threads: usize) {
                 let run = || support::seconds(|| drop(model.forward(&batch, tasks, &mut ())));
                 support::median((0..repeat).map(|_| pool.install(run)).collect())
             };
+            // The bare base before and after each variant: drift of the machine cancels.
+            let mut before = time(&variants[0].1);
             for (v, (_, tasks)) in variants.iter().enumerate() {
-                // The bare base before and after: drift of the machine cancels.
-                let (before, this, after) =
-                    (time(&variants[0].1), time(tasks), time(&variants[0].1));
+                let (this, after) = (time(tasks), time(&variants[0].1));
                 if round > 0 {
                     ratios[v].push(2.0 * this / (before + after));
                 }
+                before = after;
             }
         }
         let cells = variants.iter().zip(ratios).map(|((name, _), ratios)| {

@@ -13,6 +13,7 @@ mod naive;
 pub mod norm;
 pub mod panel;
 pub mod pool;
+pub mod ranks;
 pub mod reduce;
 pub mod relative;
 pub mod rotary;

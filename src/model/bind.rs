@@ -314,7 +314,7 @@ fn pack(parts: &[(&Site, &Factors)]) -> LowRank {
         .flat_map(|(_, f)| f.a.as_slice())
         .copied()
         .collect();
-    let down = OwnedPanels::pack(Mat::new(&stacked, rank, inputs), Precision::F32, true);
+    let down = Matrix::from_vec(stacked, rank, inputs);
     let mut first = 0;
     let parts = parts.iter().map(|(site, f)| {
         let scaled: Vec<f32> = f.b.as_slice().iter().map(|b| b * f.scale).collect();

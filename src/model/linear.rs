@@ -7,8 +7,8 @@
 //! The base product runs over all rows of a thread at once, so that a panel of weights is read once for all
 //! groups; the ranks of each group (`x At`, made before) continue the sums of a register tile while it is in L1.
 //!
-//! Numerics: an output is one chain of fused multiply-adds, `bias`, then K, then the ranks, then the
-//! activation, then the residual, whichever way the work is cut: so a row's bits do not depend on its
+//! Numerics: an output is one chain of fused multiply-adds, `bias`, then K, then the ranks (each made by
+//! `kernel::ranks`), then the activation, then the residual, whichever way the work is cut: so a row's bits do not depend on its
 //! neighbours, on the number of threads or on how rows were blocked.
 
 pub mod backward;
@@ -19,6 +19,7 @@ use crate::{
     kernel::{
         activation::Activation,
         panel::{Init, OwnedPanels, Panels, Part, Product, WIDTH},
+        ranks::ranks_into,
     },
     mat::{Mat, MatMut, Matrix},
     weights::Packed,
@@ -51,7 +52,7 @@ pub enum Weight {
 #[derive(Debug, Clone)]
 pub struct LowRank {
     /// A of all parts, stacked: `[R x K]`, R the sum of the parts' ranks.
-    pub down: OwnedPanels,
+    pub down: Matrix,
     /// The parts that have a rank.
     pub parts: Vec<LowRankPart>,
 }
@@ -216,7 +217,7 @@ impl<'a> Call<'a> {
     ) -> Vec<Share<'r>> {
         let here = self.first..self.first + self.w.shape().n;
         let in_rows = |g: &GroupFactors<'_>| g.rows.start.max(rows.start)..g.rows.end.min(rows.end);
-        let size = |g: &GroupFactors<'_>| in_rows(g).len() * g.factors.down.shape().n;
+        let size = |g: &GroupFactors<'_>| in_rows(g).len() * g.factors.down.rows();
         let total = groups.iter().map(size).sum();
         if ranks.len() < total {
             ranks.resize(total, 0.0);
@@ -224,17 +225,11 @@ impl<'a> Call<'a> {
         let mut rest = &mut ranks[..total];
         let mut shares = Vec::new();
         for group in groups {
-            let (of, rank) = (in_rows(group), group.factors.down.shape().n);
+            let (of, rank) = (in_rows(group), group.factors.down.rows());
             let (t, after) = std::mem::take(&mut rest).split_at_mut(of.len() * rank);
             rest = after;
-            let down = Product {
-                x: self.x.row_range(of.clone()),
-                w: group.factors.down.view(),
-                init: Init::Zero,
-                activation: None,
-                residual: None,
-            };
-            down.into(MatMut::new(t, of.len(), rank));
+            let (x, a) = (self.x.row_range(of.clone()), group.factors.down.view());
+            ranks_into(x, a, MatMut::new(t, of.len(), rank));
             let t = Mat::new(t, of.len(), rank);
             for part in &group.factors.parts {
                 let columns = part.columns.start.max(here.start)..part.columns.end.min(here.end);

@@ -93,7 +93,7 @@ impl Model {
 /// `W += (s B) A` for every part of one linear.
 fn add(model: &mut Model, slot: usize, factors: &LowRank) {
     let shape = model.packed.shape(slot);
-    let down = factors.down.unpack();
+    let down = &factors.down;
     for part in &factors.parts {
         let up = part.up.unpack();
         let mut delta = Matrix::zeros(part.columns.len(), shape.k);

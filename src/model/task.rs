@@ -81,7 +81,7 @@ impl Task {
     /// Heap bytes of the packed factors.
     pub fn heap_bytes(&self) -> usize {
         let part = |f: &LowRank| {
-            f.down.heap_bytes() + f.parts.iter().map(|p| p.up.heap_bytes()).sum::<usize>()
+            4 * f.down.as_slice().len() + f.parts.iter().map(|p| p.up.heap_bytes()).sum::<usize>()
         };
         self.factors.iter().flatten().map(part).sum()
     }

@@ -348,7 +348,7 @@ impl Live {
             return None;
         }
         let k = stacked.len() / first;
-        let down = OwnedPanels::pack(Mat::new(&stacked, first, k), Precision::F32, true);
+        let down = Matrix::from_vec(stacked, first, k);
         Some(LowRank { down, parts })
     }
 

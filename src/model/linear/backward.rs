@@ -72,10 +72,10 @@ pub struct LowRankGradient {
 impl LowRankGradient {
     /// Zeros for `factors`.
     pub fn zeros(factors: &LowRank) -> Self {
-        let down = factors.down.shape();
+        let down = &factors.down;
         let up = factors.parts.iter();
         Self {
-            down: Matrix::zeros(down.n, down.k),
+            down: Matrix::zeros(down.rows(), down.cols()),
             up: up
                 .map(|p| Matrix::zeros(p.columns.len(), p.ranks.len()))
                 .collect(),
@@ -134,8 +134,8 @@ impl Linear {
         let Some((factors, gradient)) = factors else {
             return;
         };
-        let (tokens, rank) = (x.rows(), factors.down.shape().n);
-        let a = factors.down.unpack();
+        let (tokens, rank) = (x.rows(), factors.down.rows());
+        let a = &factors.down;
         let mut t = Matrix::zeros(tokens, rank);
         gemm(t.view_mut(), 0.0, 1.0, x, false, a.view(), true);
         let mut dt = Matrix::zeros(tokens, rank);
