@@ -92,14 +92,18 @@ type Case = (String, Box<dyn FnMut()>);
 fn cases(sequences: usize, tokens: usize) -> Vec<Case> {
     let rows = sequences * tokens;
     let mut cases: Vec<Case> = Vec::new();
-    for kind in ["plain", "window 64", "bucketed", "disentangled"] {
+    let kinds = ["plain", "window 64", "bucketed", "disentangled"];
+    for (kind, precision) in [Precision::F32, Precision::Bf16]
+        .into_iter()
+        .flat_map(|p| kinds.map(|k| (k, p)))
+    {
         let fused = noise(rows, 3 * H, 1.0);
         let mut out = Matrix::zeros(rows, H);
         let mut scratch = Scratch::default();
         let bias = DistanceBias::new(noise(32, HEADS, 1.0).view(), 128, 512);
         let distances = Distances::new(256, 512, 512);
         let table = noise(512, H, 1.0);
-        let keys = PositionPanels::new(table.view(), HEADS);
+        let keys = PositionPanels::new(precision, table.view(), HEADS);
         let run = move || {
             for s in 0..sequences {
                 let rows = s * tokens..(s + 1) * tokens;
@@ -121,11 +125,12 @@ fn cases(sequences: usize, tokens: usize) -> Vec<Case> {
                         "disentangled" => Positions::Relative(relative),
                         _ => Positions::None,
                     },
+                    precision,
                 };
                 attention.forward(out.view_mut().row_range(rows), &mut scratch);
             }
         };
-        cases.push((format!("attention {kind}"), Box::new(run)));
+        cases.push((format!("attention {kind} {precision:?}"), Box::new(run)));
     }
     let rotary = Rotary::new(H / HEADS, 160_000.0, 512);
     let mut fused = noise(rows, 3 * H, 1.0);

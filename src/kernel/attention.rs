@@ -28,7 +28,7 @@ pub use backward::{Gradients, PositionTables};
 use crate::{
     kernel::{
         bucketed::DistanceBias,
-        panel::{Init, Panels, Product, WIDTH},
+        panel::{Init, Panels, Precision, Product, WIDTH},
         reduce::{load_at, store_at},
         relative::{Distances, PositionPanels},
         softmax,
@@ -85,6 +85,8 @@ pub struct Attention<'a> {
     pub window: Option<usize>,
     /// Position terms.
     pub positions: Positions<'a>,
+    /// How the two products are made: in `f32`, or with all operands rounded to `bf16` (sums stay `f32`).
+    pub precision: Precision,
 }
 
 /// Buffers of one thread; they grow to the longest sequence and then stay.
@@ -228,7 +230,9 @@ impl<'a> Head<'a> {
         scratch: &mut Scratch,
     ) -> Self {
         let width = of.q.cols() / of.heads;
-        let reach = of.reach(queries);
+        let Range { start, end } = of.reach(queries);
+        // From an even key on: a pair of `bf16` is two keys, the same two whichever queries are asked for.
+        let reach = start & !1..end;
         let head = Head {
             of,
             level,
@@ -243,11 +247,14 @@ impl<'a> Head<'a> {
         };
         let k = head.columns(of.k).row_range(reach.clone());
         let v = head.columns(of.v).row_range(reach.clone());
-        transient::pack_rows(k, scratch.keys.get_mut(padded(k.rows()) * width));
-        let values = scratch.values.get_mut(v.rows() * padded(width));
-        for (c, to) in values.chunks_mut(head.chunk * padded(width)).enumerate() {
+        let bytes = |n, k| transient::shape(of.precision, n, k).bytes();
+        let keys = scratch.keys.get_mut(bytes(k.rows(), width) / 4);
+        transient::pack_rows(of.precision, k, keys);
+        let values = scratch.values.get_mut(bytes(width, v.rows()) / 4);
+        let chunk = bytes(width, head.chunk) / 4;
+        for (c, to) in values.chunks_mut(chunk).enumerate() {
             let keys = c * head.chunk..v.rows().min((c + 1) * head.chunk);
-            transient::pack_depth(v.row_range(keys), to);
+            transient::pack_depth(of.precision, v.row_range(keys), to);
         }
         if let Positions::Relative(r) = of.positions {
             head.pack_position(r, queries, &mut scratch.terms);
@@ -292,11 +299,13 @@ impl<'a> Head<'a> {
             queries.len(),
             stride,
         );
-        let per_key = padded(self.width);
+        let values = transient::shape(self.of.precision, self.width, self.reach.len());
+        let values = scratch.values.get(values.bytes() / 4);
         for chunk in (first..last).step_by(self.chunk) {
             let keys = chunk..last.min(chunk + self.chunk);
-            let shape = transient::shape(self.width, keys.len());
-            let words = &scratch.values.get(self.reach.len() * per_key)[chunk * per_key..];
+            let shape = |keys| transient::shape(self.of.precision, self.width, keys);
+            let words = &values[shape(chunk).bytes() / 4..];
+            let words = &words[..shape(keys.len()).bytes() / 4];
             let init = if chunk == first {
                 Init::Zero
             } else {
@@ -305,7 +314,7 @@ impl<'a> Head<'a> {
             product(
                 self.level,
                 weights.col_range(keys.start - first..keys.end - first),
-                Panels::of_words(&words[..keys.len() * per_key], shape),
+                Panels::of_words(words, shape(keys.len())),
                 init,
                 out.reborrow(),
             );
@@ -333,7 +342,7 @@ impl<'a> Head<'a> {
         let stride = padded(last - first);
         let all = scratch.scores.get_mut(queries.len() * stride);
         let mut scores = MatMut::new(all, queries.len(), stride).col_range(0..last - first);
-        let keys = transient::shape(self.reach.len(), self.width);
+        let keys = transient::shape(self.of.precision, self.reach.len(), self.width);
         let keys = Panels::of_words(scratch.keys.get(keys.bytes() / 4), keys)
             .panel_range(low / WIDTH..high.div_ceil(WIDTH));
         let at = low / WIDTH * WIDTH - first;

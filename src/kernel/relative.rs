@@ -17,7 +17,7 @@
 
 use crate::{
     kernel::{
-        panel::{PanelShape, Panels},
+        panel::{PanelShape, Panels, Precision},
         transient::{self, Words},
     },
     mat::Mat,
@@ -116,14 +116,15 @@ pub struct PositionPanels {
 }
 
 impl PositionPanels {
-    /// Packs `projected [2 span x N D]`, a row for each clamped `bucket + span`, as checkpoints order them.
+    /// Packs `projected [2 span x N D]`, a row for each clamped `bucket + span`, as checkpoints order them; `precision` is
+    /// that of the products with q and k, `f32` or `bf16`.
     ///
     /// # Panics
     /// When the width is not a multiple of `heads`.
-    pub fn new(projected: Mat<'_>, heads: usize) -> Self {
+    pub fn new(precision: Precision, projected: Mat<'_>, heads: usize) -> Self {
         let width = projected.cols() / heads;
         assert_eq!(width * heads, projected.cols(), "heads of a position table");
-        let shape = transient::shape(projected.rows(), width);
+        let shape = transient::shape(precision, projected.rows(), width);
         let per_head = shape.bytes() / 4;
         let mut words = Words::default();
         for (h, to) in words
@@ -132,7 +133,7 @@ impl PositionPanels {
             .enumerate()
         {
             let head = projected.col_range(h * width..(h + 1) * width);
-            transient::pack_rows_reversed(head, to);
+            transient::pack_rows_reversed(precision, head, to);
         }
         Self {
             words,

@@ -74,7 +74,8 @@ impl RelativePositions {
         task: Option<&Task>,
     ) -> ProjectedPositions {
         let (out, keys, queries) = self.projection(block, packed, task);
-        let panels = |columns| PositionPanels::new(out.view().col_range(columns), heads);
+        let precision = packed.precision().between_activations();
+        let panels = |columns| PositionPanels::new(precision, out.view().col_range(columns), heads);
         ProjectedPositions {
             keys: self.c2p.then(|| panels(keys)),
             queries: self.p2c.then(|| panels(queries)),
@@ -194,6 +195,7 @@ fn sequence<'a>(
         scale,
         window: block.spec.window,
         positions,
+        precision: pass.packed.precision().between_activations(),
     }
 }
 

@@ -13,6 +13,8 @@ use crate::{
 
 /// Sums over up to 130 keys of values near 1, exponents of scores that are rounded at about 5.
 pub(super) const TOLERANCE: f64 = 2e-6;
+/// Scores of magnitude 5 and more from operands rounded by 2^-9 of themselves; values near 1.
+const BF16: f64 = 5e-2;
 
 /// Which position terms a case has.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,6 +55,7 @@ pub(super) struct Case {
     pub(super) buckets: (usize, usize),
     pub(super) keys: Option<(Matrix, PositionPanels)>,
     pub(super) queries: Option<(Matrix, PositionPanels)>,
+    pub(super) precision: Precision,
 }
 
 impl Case {
@@ -71,7 +74,7 @@ impl Case {
             let rows = 2 * distances.as_ref().map_or(0, Distances::span);
             on.then(|| {
                 let m = noise.matrix(rows, h, 1.0);
-                let panels = PositionPanels::new(m.view(), heads);
+                let panels = PositionPanels::new(Precision::F32, m.view(), heads);
                 (m, panels)
             })
         };
@@ -95,7 +98,16 @@ impl Case {
             buckets,
             keys,
             queries,
+            precision: Precision::F32,
         }
+    }
+
+    /// The same with operands of another precision.
+    fn at(mut self, precision: Precision) -> Self {
+        for (table, panels) in [&mut self.keys, &mut self.queries].into_iter().flatten() {
+            *panels = PositionPanels::new(precision, table.view(), self.heads);
+        }
+        Self { precision, ..self }
     }
 
     pub(super) fn attention(&self) -> Attention<'_> {
@@ -109,6 +121,7 @@ impl Case {
             scale: 1.0 / (self.width as f32).sqrt(),
             window: self.window,
             positions: Positions::None,
+            precision: self.precision,
         };
         if let Some((_, bias)) = &self.bias {
             attention.positions = Positions::Bucketed(bias);
@@ -211,15 +224,25 @@ fn every_kind_equals_the_twin() {
     for kind in KINDS {
         for tokens in [1, 2, 7, 16, 17, 33, 130] {
             for width in [8, 16, 20, 32, 64] {
-                let case = Case::new(kind, tokens, 2, width);
-                let want = case.naive(&case.inputs());
-                for &level in levels() {
-                    let mut out =
-                        Matrix::from_vec(vec![f32::NAN; tokens * 2 * width], tokens, 2 * width);
-                    case.attention()
-                        .part_at(level, 0..2, 0..tokens, out.view_mut(), &mut scratch);
-                    let what = format!("{kind:?}, {tokens} tokens, width {width}, {level:?}");
-                    assert_near(&what, out.as_slice(), &want, TOLERANCE);
+                for (precision, tolerance) in [(Precision::F32, TOLERANCE), (Precision::Bf16, BF16)]
+                {
+                    let case = Case::new(kind, tokens, 2, width).at(precision);
+                    let want = case.naive(&case.inputs());
+                    for &level in levels() {
+                        let mut out =
+                            Matrix::from_vec(vec![f32::NAN; tokens * 2 * width], tokens, 2 * width);
+                        case.attention().part_at(
+                            level,
+                            0..2,
+                            0..tokens,
+                            out.view_mut(),
+                            &mut scratch,
+                        );
+                        let what = format!(
+                            "{kind:?}, {tokens} tokens, width {width}, {precision:?}, {level:?}"
+                        );
+                        assert_near(&what, out.as_slice(), &want, tolerance);
+                    }
                 }
             }
         }
@@ -228,9 +251,10 @@ fn every_kind_equals_the_twin() {
 
 #[test]
 fn no_cut_changes_a_bit() {
-    for kind in KINDS {
+    let precisions = [Precision::F32, Precision::Bf16];
+    for (kind, precision) in KINDS.into_iter().flat_map(|k| precisions.map(|p| (k, p))) {
         let (tokens, heads, width) = (130, 3, 20);
-        let case = Case::new(kind, tokens, heads, width);
+        let case = Case::new(kind, tokens, heads, width).at(precision);
         let attention = case.attention();
         for &level in levels() {
             let mut whole = Matrix::zeros(tokens, heads * width);
@@ -247,6 +271,7 @@ fn no_cut_changes_a_bit() {
                 (1..3, 0..70),
                 (0..2, 70..71),
                 (2..3, 71..130),
+                (0..1, 33..100),
                 (0..3, 9..9),
             ] {
                 let mut part = Matrix::zeros(queries.len(), heads.len() * width);
@@ -262,7 +287,7 @@ fn no_cut_changes_a_bit() {
                     assert_eq!(
                         part.row(r),
                         want,
-                        "{kind:?} query {i} heads {heads:?} at {level:?}"
+                        "{kind:?} {precision:?} query {i} heads {heads:?} at {level:?}"
                     );
                 }
             }
@@ -322,8 +347,8 @@ fn disentangled_terms_equal_the_reference() {
     };
     let (q, k, v) = (fill(9, 0.37, 0.2), fill(9, 0.53, 1.1), fill(9, 0.91, 2.3));
     let distances = Distances::new(4, 6, 9);
-    let keys = PositionPanels::new(fill(8, 0.61, 0.4).view(), 2);
-    let queries = PositionPanels::new(fill(8, 0.29, 0.9).view(), 2);
+    let keys = PositionPanels::new(Precision::F32, fill(8, 0.61, 0.4).view(), 2);
+    let queries = PositionPanels::new(Precision::F32, fill(8, 0.29, 0.9).view(), 2);
     let relative = Relative {
         distances: &distances,
         keys: Some(&keys),
@@ -337,6 +362,7 @@ fn disentangled_terms_equal_the_reference() {
         scale: relative.scale(4),
         window: None,
         positions: Positions::Relative(relative),
+        precision: Precision::F32,
     };
     let mut out = Matrix::zeros(9, 8);
     attention.forward(out.view_mut(), &mut Scratch::default());

@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Whether `level` multiplies `bf16` itself on this CPU.
-fn native(level: Level) -> bool {
+pub(super) fn native(level: Level) -> bool {
     #[cfg(target_arch = "x86_64")]
     return level == Level::Avx512 && is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]

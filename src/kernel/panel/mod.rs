@@ -60,6 +60,17 @@ pub enum Precision {
     Int8,
 }
 
+impl Precision {
+    /// How products of two activations (attention) are made beside weights of this precision: in `bf16` where weights
+    /// are no more exact than that and this CPU multiplies `bf16` itself, else in `f32`.
+    pub fn between_activations(self) -> Precision {
+        match self {
+            Precision::Bf16 | Precision::Int8 if bf16::native(simd::level()) => Precision::Bf16,
+            _ => Precision::F32,
+        }
+    }
+}
+
 /// The shape of a packed weight `W [n x k]` (row = output column, as checkpoints store it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PanelShape {
