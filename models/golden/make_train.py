@@ -2,8 +2,8 @@
 
     python make_train.py [family ...]          (after make.py; `--check` recomputes and compares)
 
-The model is the family's base with its own head; every linear of every layer carries peft's LoRA with a gate
-between its two factors, y = W x + b + s B (g o (A x)), s = alpha / r_max. Trained: A, B, g and the whole head.
+The model is the family's base with its own head; every linear of every layer (and the embedding's projection, where
+there is one) carries peft's LoRA with a gate between its two factors, y = W x + b + s B (g o (A x)), s = alpha / r_max. Trained: A, B, g and the whole head.
 No dropout, no padding: the loss is the mean cross entropy over rows computed one at a time.
 
 Computed in f64 from the f32 values in the files and rounded once at the end; `f32_noise` in train.json is how far
@@ -14,6 +14,9 @@ train.safetensors, F32:
     grad.<site>.{a,b,gate}     gradients of the loss at the start; no L1 term, no clipping
     grad.<parameter of the head>
     final.{soft,official}.<...>  everything after ten steps (bert and deberta-v2 only)
+    <kind>.init.<head>, <kind>.grad.<gate or head>   the same step with another head, which is given whole: token (a label a
+        token, some without), multi (flags), regression (squared error)
+    full.grad.<parameter>      no LoRA: gradients of all that the base and its head hold (FULL only; no relative tables)
 train.json: rows, labels, settings, the loss, and per prox operator the ten steps' losses, norms and kept gates.
 
 One step, in order: loss + l1 * sum|g| / number of gates; backward; the norm over all gradients clipped; torch's
@@ -33,7 +36,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as tf_logging
 
-from families import FAMILIES
+from families import FAMILIES, TAGS
 
 HERE = Path(__file__).resolve().parent
 ROWS, LABELS = [0, 1, 3, 4, 5, 6], [0, 2, 1, 1, 0, 2]
@@ -49,15 +52,28 @@ STEP = dict(
 )
 PROX = {"soft": {"lambda": 4.0}, "official": {"xi": 0.02}}
 KEEP_FINAL = ("bert", "deberta-v2")
+FULL = ("bert", "roberta", "albert", "distilbert", "deberta-v2", "deberta-v2-own", "modernbert", "modernbert-bias")
+KINDS = {"token": len(TAGS), "multi": 3, "regression": 1}
+VALUES = [0.5, -1.25, 2.0, 0.0, 1.5, -0.75]
+FLAGS = [[1, 0, 1], [0, 0, 0], [0, 1, 1], [1, 1, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def tags(tokens):
+    """A label for every token but each fifth, which has none."""
+    return [-100 if i % 5 == 4 else (3 * i + tokens) % len(TAGS) for i in range(tokens)]
 
 
 class Gated:
     """The model with its gates, and names for everything that is trained."""
 
-    def __init__(self, name, dtype):
+    def __init__(self, name, dtype, kind="single"):
         family = FAMILIES[name]
-        base = make.load_base(name, family, HERE / name)
+        base = make.load_base(name, family, HERE / name, labels=KINDS.get(kind, 3), tagger=kind == "token")
+        if kind != "single":
+            make.randomise(base, f"{name}/train/{kind}", lambda n: any(f".{h}." in f".{n}" for h in family.head))
+        self.kind, self.head = kind, family.head
         self.name, self.sites = name, make.linears(base, family.head)
+        self.sites += [n for n, _ in base.named_modules() if n.endswith(("embeddings_project", "embedding_hidden_mapping_in"))]
         config = LoraConfig(r=R_MAX, lora_alpha=ALPHA, target_modules=self.sites, task_type=None)
         wrapped = get_peft_model(base, config)
         self.model = wrapped.base_model.model
@@ -87,14 +103,39 @@ class Gated:
         return {k: p for k, p in self.params.items() if k.endswith(".gate")}
 
     def loss(self):
-        rows = []
-        for row, label in zip(ROWS, LABELS):
-            ids = torch.tensor([self.ids[row]])
-            batch = dict(input_ids=ids, attention_mask=torch.ones_like(ids))
-            if make.wants_types(self.name, self.model):
-                batch["token_type_ids"] = torch.tensor([self.types[row]])
-            rows.append(self.model(**batch).logits)
-        return torch.nn.functional.cross_entropy(torch.cat(rows), torch.tensor(LABELS))
+        logits = torch.cat([rows_of(self, row) for row in ROWS])
+        f = torch.nn.functional
+        if self.kind == "token":
+            return f.cross_entropy(logits, torch.tensor(sum((tags(len(self.ids[row])) for row in ROWS), [])))
+        if self.kind == "multi":
+            return f.binary_cross_entropy_with_logits(logits, torch.tensor(FLAGS, dtype=logits.dtype))
+        if self.kind == "regression":
+            return f.mse_loss(logits[:, 0], torch.tensor(VALUES, dtype=logits.dtype))
+        return f.cross_entropy(logits, torch.tensor(LABELS))
+
+
+class Full:
+    """The model itself, all of it trained but its tables of relative positions."""
+
+    def __init__(self, name, dtype):
+        family = FAMILIES[name]
+        self.name, self.model = name, make.load_base(name, family, HERE / name).to(dtype)
+        self.ids, self.types = make.tokenize(HERE / name / "base/tokenizer.json")
+        self.kind = "single"
+        frozen = ("rel_embeddings.weight", "encoder.LayerNorm.weight", "encoder.LayerNorm.bias", "relative_attention_bias.weight")
+        self.params = {k: p for k, p in self.model.named_parameters() if not k.endswith(frozen)}
+
+    loss = Gated.loss
+
+
+def rows_of(of, row):
+    """The logits of a row computed alone, `[1 or tokens x labels]`."""
+    ids = torch.tensor([of.ids[row]])
+    batch = dict(input_ids=ids, attention_mask=torch.ones_like(ids))
+    if make.wants_types(of.name, of.model):
+        batch["token_type_ids"] = torch.tensor([of.types[row]])
+    logits = of.model(**batch).logits
+    return logits[0] if of.kind == "token" else logits
 
 
 def prox(p, kind, lr):
@@ -146,7 +187,22 @@ def run(name, dtype):
     loss = g.loss()
     loss.backward()
     tensors |= {f"grad.{k}": p.grad for k, p in g.params.items()}
-    result = dict(loss=loss.item(), steps={})
+    result = dict(loss=loss.item(), steps={}, kinds={})
+    for kind in KINDS:
+        g = Gated(name, dtype, kind)
+        loss = g.loss()
+        loss.backward()
+        result["kinds"][kind] = loss.item()
+        head = {k: p for k, p in g.params.items() if not k.endswith((".a", ".b", ".gate"))}
+        tensors |= {f"{kind}.init.{k}": p.detach().clone() for k, p in head.items()}
+        tensors |= {f"{kind}.grad.{k}": p.grad for k, p in (head | g.gates()).items()}
+    if name in FULL:
+        full = Full(name, dtype)
+        loss = full.loss()
+        loss.backward()
+        result["full"] = loss.item()
+        # Embeddings that no row reads have no gradient worth keeping.
+        tensors |= {f"full.grad.{k}": p.grad for k, p in full.params.items() if p.grad is not None}
     for kind in PROX:
         trace, final = ten_steps(name, kind, dtype)
         result["steps"][kind] = trace
@@ -159,8 +215,10 @@ def make_one(name, out):
     rough, other = run(name, torch.float32)
     noise = {}
     for k, v in tensors.items():
-        kind = ".".join(k.split(".")[: 2 if k.startswith("final") else 1])
-        scale = v.abs().max().item() or 1.0
+        kind = ".".join(k.split(".")[: 2 if k.split(".")[0] in ("final", "full", *KINDS) else 1])
+        scale = v.abs().max().item()
+        if scale < 1e-9:  # a gradient that is zero but for rounding: a key's bias moves all scores of a row alike
+            continue
         noise[kind] = max(noise.get(kind, 0.0), (v - other[k]).abs().max().item() / scale)
     for kind in PROX:
         same = exact["steps"][kind]["kept"] == rough["steps"][kind]["kept"]
@@ -168,8 +226,9 @@ def make_one(name, out):
     kept = {k: v.float().contiguous() for k, v in tensors.items() if name in KEEP_FINAL or not k.startswith("final")}
     save_file(kept, out / "train.safetensors", metadata={"format": "pt"})
     index = dict(
-        rows=ROWS, labels=LABELS, r_max=R_MAX, alpha=ALPHA, step=STEP, prox=PROX, **exact,
-        f32_noise={k: float(f"{v:.2g}") for k, v in noise.items() if not k.startswith("init")},
+        rows=ROWS, labels=LABELS, values=VALUES, flags=FLAGS, tags=[tags(len(i)) for i in Gated(name, torch.float32).ids],
+        r_max=R_MAX, alpha=ALPHA, step=STEP, prox=PROX, **exact,
+        f32_noise={k: float(f"{v:.2g}") for k, v in noise.items() if "init" not in k},
     )
     lines = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in index.items()]
     (out / "train.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -272,7 +272,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let live = Live::new(&model, &facts)?;
     let start = live.kept();
     let plan = plan(args, preset.map(|p| p.metric), problem);
-    let mut learner = Learner::new(&model, live, args.dropout, args.seed);
+    let mut learner = Learner::new(&model, live, args.dropout, args.seed)?;
     learner.limit_tokens(args.batch_tokens);
     let mut progress = Progress::new(args.quiet);
     progress.say(&format!(

@@ -11,6 +11,7 @@ pub mod gemm;
 #[cfg(test)]
 mod naive;
 pub mod norm;
+pub mod outer;
 pub mod panel;
 pub mod pool;
 pub mod ranks;

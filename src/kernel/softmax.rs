@@ -100,11 +100,16 @@ struct Backward<'a> {
 
 impl Kernel for Backward<'_> {
     type Out = ();
-    // From `p = e^(x - m) / sum`: dp_j / dx_k = p_j ([j = k] - p_k).
+    // From `p = e^(x - m) / sum`: dp_j / dx_k = p_j ([j = k] - p_k). The mean is taken out twice: what the first left of it
+    // is rounding, which a key that all queries see alike would multiply.
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         for r in 0..self.p.rows() {
             let (p, d) = (self.p.row(r), self.d.row_mut(r));
+            let mean = s.splat(-dot(s, p, d));
+            for i in 0..p.len().div_ceil(LANES) {
+                store_at(s, s.add(load_at(s, d, i), mean), d, i);
+            }
             let minus = s.splat(-dot(s, p, d));
             for i in 0..p.len().div_ceil(LANES) {
                 let dx = s.mul(load_at(s, p, i), s.add(load_at(s, d, i), minus));

@@ -14,7 +14,8 @@ use super::{
         backward::{Back, Scratch},
     },
     head::backward::HeadGradient,
-    linear::backward::{LowRankGradient, Transposed},
+    linear::backward::{LowRankGradient, Transposed, add},
+    parameters::{BaseGradients, BaseKinds, NormAt},
 };
 use crate::mat::{Mat, MatMut, Matrix};
 
@@ -35,11 +36,13 @@ pub struct Gradients {
     pub factors: Vec<Option<LowRankGradient>>,
     /// Of the task's own head.
     pub head: HeadGradient,
+    /// Of the base itself.
+    pub base: BaseGradients,
 }
 
 impl Gradients {
-    /// Zeros for `task`.
-    pub fn zeros(model: &Model, task: &Task) -> Self {
+    /// Zeros for `task` and for what is trained of the base.
+    pub fn zeros(model: &Model, task: &Task, kinds: BaseKinds) -> Self {
         let factors = (0..model.packed.slots()).map(|slot| {
             let factors = task.factors.get(slot)?.as_ref()?;
             Some(LowRankGradient::zeros(factors))
@@ -48,34 +51,42 @@ impl Gradients {
         Self {
             factors: factors.collect(),
             head: head.map_or_else(HeadGradient::default, |c| HeadGradient::zeros(&c.head)),
+            base: BaseGradients::zeros(model, kinds),
         }
     }
 
     /// Adds another's elements to its own.
-    pub fn add(&mut self, other: &Gradients) {
+    pub fn add(&mut self, mut other: Gradients) {
         for (to, from) in self.factors.iter_mut().zip(&other.factors) {
             if let (Some(to), Some(from)) = (to, from) {
                 to.add(from);
             }
         }
         self.head.add(&other.head);
+        for (to, from) in self.base.all().zip(other.base.all()) {
+            add(to, from);
+        }
     }
 }
 
 impl Model {
-    /// The transposed base linears that training `task` needs.
-    pub fn transposed(&self, task: &Task) -> Transposed {
-        let lowest = self.lowest(task).unwrap_or(self.blocks.len());
+    /// The transposed base linears that training `task`, and `kinds` of the base, needs.
+    pub fn transposed(&self, task: &Task, kinds: BaseKinds) -> Transposed {
+        let lowest = self.lowest(task, kinds).unwrap_or(self.blocks.len());
         let slots: std::collections::BTreeSet<usize> = self.blocks[lowest..]
             .iter()
             .flat_map(|b| [&b.qkv, &b.attn_out, &b.mlp_in, &b.mlp_out])
+            .chain(self.embedding.linear().filter(|_| kinds.any()))
             .filter_map(|l| l.slot)
             .collect();
         Transposed::new(&self.packed, |slot| slots.contains(&slot))
     }
 
-    /// The lowest layer whose factors `task` trains; 0 when the embedding's projection is.
-    fn lowest(&self, task: &Task) -> Option<usize> {
+    /// The lowest layer with something to train; 0 when that is below all layers.
+    fn lowest(&self, task: &Task, kinds: BaseKinds) -> Option<usize> {
+        if kinds.any() {
+            return Some(0);
+        }
         let adapted = |slot: Option<usize>| {
             slot.and_then(|s| task.factors.get(s))
                 .is_some_and(Option::is_some)
@@ -110,7 +121,7 @@ impl Model {
         out
     }
 
-    /// Adds to `gradients` those of `task`'s factors, given the gradient `d [T x H]` of [`Model::forward`]'s answer
+    /// Adds to `gradients` those of all that is trained, given the gradient `d [T x H]` of [`Model::forward`]'s answer
     /// over `batch`, all of whose rows are of `task`. `d` is used up.
     pub fn backward<R: Recorded>(
         &self,
@@ -121,15 +132,23 @@ impl Model {
         mut d: Matrix,
         gradients: &mut Gradients,
     ) {
-        let Some(lowest) = self.lowest(task) else {
+        let base = &gradients.base;
+        let kinds = BaseKinds {
+            biases: !base.biases.is_empty(),
+            norms: !base.norms.is_empty(),
+            weights: !base.weights.is_empty(),
+            embeddings: !base.tables.is_empty(),
+        };
+        let Some(lowest) = self.lowest(task, kinds) else {
             return;
         };
         assert!(batch.groups().len() <= 1, "one task is trained at a time");
         let tasks = [task];
-        let below = self
-            .embedding
-            .slot()
-            .is_some_and(|s| task.factors.get(s).is_some_and(Option::is_some));
+        let projected = self.embedding.slot();
+        let below = projected.is_some_and(|s| task.factors.get(s).is_some_and(Option::is_some))
+            || projected.is_some() && (kinds.biases || kinds.weights)
+            || kinds.norms
+            || kinds.embeddings;
         let back = Back {
             pass: Pass {
                 packed: &self.packed,
@@ -147,7 +166,8 @@ impl Model {
         if let (Some(norm), Some(last)) = (&self.final_norm, self.blocks.len().checked_sub(1)) {
             let mut dx = Matrix::zeros(d.rows(), d.cols());
             let x = recorded.at(Place::LayerOut, last);
-            norm.backward(x, d.view(), dx.view_mut(), None);
+            let trained = gradients.base.norms.get_mut(&NormAt::Final);
+            norm.backward(x, d.view(), dx.view_mut(), trained);
             d = dx;
         }
         for (layer, block) in self.blocks.iter().enumerate().skip(lowest).rev() {

@@ -1,19 +1,19 @@
 //! The embedding layer: rows of the checkpoint's tables, summed, normed, projected.
 //!
-//! Tables are read where they lie, in the mapped checkpoint, in its own storage type; nothing is copied at load.
+//! Tables are read where they lie, in the mapped checkpoint, in its own storage type; nothing is copied at load. A trainer
+//! that changes them has its own.
+
+pub mod backward;
 
 use std::sync::Arc;
 
 use crate::{
     mat::{Mat, MatMut, Matrix},
     model::{
-        backward::Gradients,
         batch::Batch,
-        linear::{
-            Epilogue, Linear,
-            backward::{InputGradient, LowRankGradient, Transposed},
-        },
+        linear::{Epilogue, Linear},
         norm::Norm,
+        parameters::TableAt,
         task::{Task, factors_at},
     },
     spec::{EncoderSpec, Positions},
@@ -23,13 +23,36 @@ use crate::{
 /// The embedding layer.
 #[derive(Debug, Clone)]
 pub struct Embedding {
-    word: Arc<Table>,             // [V x E]
-    position: Option<Arc<Table>>, // [rows x E]
-    types: Option<Arc<Table>>,    // [types x E]
-    norm: Option<Norm>,           // [E]
-    project: Option<Linear>,      // [H x E]
+    word: Rows,              // [V x E]
+    position: Option<Rows>,  // [rows x E]
+    types: Option<Rows>,     // [types x E]
+    norm: Option<Norm>,      // [E]
+    project: Option<Linear>, // [H x E]
     positions: Positions,
     pad: u32,
+}
+
+/// A table: where it lies in the checkpoint, or a trainer's own.
+#[derive(Debug, Clone)]
+enum Rows {
+    File(Arc<Table>),
+    Own(Matrix),
+}
+
+impl Rows {
+    fn shape(&self) -> (usize, usize) {
+        match self {
+            Rows::File(table) => (table.rows(), table.cols()),
+            Rows::Own(table) => (table.rows(), table.cols()),
+        }
+    }
+
+    fn row(&self, i: usize, out: &mut [f32]) {
+        match self {
+            Rows::File(table) => table.row(i, out),
+            Rows::Own(table) => out.copy_from_slice(table.row(i)),
+        }
+    }
 }
 
 /// What the loader found for an embedding layer.
@@ -51,9 +74,9 @@ impl Embedding {
     /// Puts the parts together as `spec` says.
     pub fn new(spec: &EncoderSpec, parts: EmbeddingParts) -> Self {
         Self {
-            word: Arc::new(parts.word),
-            position: parts.position.map(Arc::new),
-            types: parts.types.map(Arc::new),
+            word: Rows::File(Arc::new(parts.word)),
+            position: parts.position.map(|t| Rows::File(Arc::new(t))),
+            types: parts.types.map(|t| Rows::File(Arc::new(t))),
             norm: parts.norm,
             project: parts.project,
             positions: spec.embed.positions,
@@ -74,7 +97,7 @@ impl Embedding {
         let Some(project) = &self.project else {
             return self.rows(batch, x);
         };
-        let mut w = wide.reshape(batch.tokens(), self.word.cols());
+        let mut w = wide.reshape(batch.tokens(), self.width());
         self.rows(batch, w.reborrow());
         let groups = project
             .slot
@@ -88,40 +111,94 @@ impl Embedding {
         self.project.as_ref()?.slot
     }
 
-    /// The gradient of what `task` adds to the projection, given that of [`Embedding::forward`]'s answer, `d [T x H]`.
-    pub fn backward(
-        &self,
-        batch: &Batch,
-        task: &Task,
-        transposed: &Transposed,
-        d: Mat<'_>,
-        gradients: &mut Gradients,
-    ) {
-        let Some((project, slot)) = self.project.as_ref().zip(self.slot()) else {
-            return;
-        };
-        let Some(factors) = task.factors.get(slot).and_then(Option::as_ref) else {
-            return;
-        };
-        let mut wide = Matrix::zeros(batch.tokens(), self.word.cols());
-        self.rows(batch, wide.view_mut());
-        let gradient =
-            gradients.factors[slot].get_or_insert_with(|| LowRankGradient::zeros(factors));
-        // x = wide Wt
-        let own = Some((factors, gradient));
-        project.backward(transposed, wide.view(), d, own, InputGradient::None);
+    /// E: the width of the tables.
+    fn width(&self) -> usize {
+        self.word.shape().1
     }
 
+    /// The projection to the hidden width.
+    pub(super) fn linear(&self) -> Option<&Linear> {
+        self.project.as_ref()
+    }
+
+    pub(super) fn linear_mut(&mut self) -> Option<&mut Linear> {
+        self.project.as_mut()
+    }
+
+    /// The norm of the sum.
+    pub(super) fn norm(&self) -> Option<&Norm> {
+        self.norm.as_ref()
+    }
+
+    pub(super) fn norm_mut(&mut self) -> Option<&mut Norm> {
+        self.norm.as_mut()
+    }
+
+    /// The tables there are, with rows and columns.
+    pub(super) fn tables(&self) -> impl Iterator<Item = (TableAt, usize, usize)> {
+        let others = [
+            (TableAt::Position, &self.position),
+            (TableAt::Types, &self.types),
+        ];
+        let others = others
+            .into_iter()
+            .filter_map(|(at, t)| Some((at, t.as_ref()?)));
+        let all = [(TableAt::Word, &self.word)].into_iter().chain(others);
+        all.map(|(at, t)| (at, t.shape().0, t.shape().1))
+    }
+
+    /// Puts `value` in the place of a table.
+    pub(super) fn set_table(&mut self, at: TableAt, value: Mat<'_>) {
+        let table = match at {
+            TableAt::Word => Some(&mut self.word),
+            TableAt::Position => self.position.as_mut(),
+            TableAt::Types => self.types.as_mut(),
+        };
+        let table = table.expect("a table that is trained is there");
+        assert_eq!(table.shape(), (value.rows(), value.cols()), "a table");
+        match table {
+            Rows::Own(own) => own.view_mut().copy_from(value),
+            Rows::File(_) => {
+                let mut own = Matrix::zeros(value.rows(), value.cols());
+                own.view_mut().copy_from(value);
+                *table = Rows::Own(own);
+            }
+        }
+    }
+
+    /// `x [T x E]`: the sum of the rows, normed.
     fn rows(&self, batch: &Batch, mut x: MatMut<'_>) {
+        self.sums(batch, x.reborrow());
+        if let Some(norm) = &self.norm {
+            norm.forward(x);
+        }
+    }
+
+    fn sums(&self, batch: &Batch, mut x: MatMut<'_>) {
         let mut scratch = vec![0.0; x.cols()];
+        self.each(batch, |t, at, row| {
+            let (table, first) = match at {
+                TableAt::Word => (Some(&self.word), true),
+                TableAt::Position => (self.position.as_ref(), false),
+                TableAt::Types => (self.types.as_ref(), false),
+            };
+            let table = table.expect("`each` names tables that are there");
+            match first {
+                true => table.row(row, x.row_mut(t)),
+                false => add_row(table, row, x.row_mut(t), &mut scratch),
+            }
+        });
+    }
+
+    /// Calls `f` with every token, table and row of it that the token reads: words, types, positions.
+    fn each(&self, batch: &Batch, mut f: impl FnMut(usize, TableAt, usize)) {
         for s in 0..batch.sequences() {
             let mut counted = 0; // tokens so far that are not padding
             for (i, t) in batch.rows(s).enumerate() {
                 let id = batch.ids()[t];
-                let row = x.row_mut(t);
-                self.word.row(id as usize, row);
-                if let Some(types) = &self.types {
-                    add_row(types, batch.types()[t] as usize, row, &mut scratch);
+                f(t, TableAt::Word, id as usize);
+                if self.types.is_some() {
+                    f(t, TableAt::Types, batch.types()[t] as usize);
                 }
                 let position = match self.positions {
                     Positions::None => None,
@@ -132,24 +209,21 @@ impl Embedding {
                         Some(self.pad as usize + counted)
                     }
                 };
-                if let (Some(position), Some(table)) = (position, &self.position) {
-                    add_row(table, position, row, &mut scratch);
+                if let (Some(position), true) = (position, self.position.is_some()) {
+                    f(t, TableAt::Position, position);
                 }
             }
-        }
-        if let Some(norm) = &self.norm {
-            norm.forward(x);
         }
     }
 
     /// The word table's rows, V: ids at or above it are refused at admission.
     pub fn vocab(&self) -> usize {
-        self.word.rows()
+        self.word.shape().0
     }
 }
 
 /// `y += table[row]`
-fn add_row(table: &Table, row: usize, y: &mut [f32], scratch: &mut [f32]) {
+fn add_row(table: &Rows, row: usize, y: &mut [f32], scratch: &mut [f32]) {
     table.row(row, scratch);
     for (y, x) in y.iter_mut().zip(scratch.iter()) {
         *y += x;

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Model, Task, reader::find};
 use crate::{
-    adapter::{Adapter, Factors},
+    adapter::{Adapter, Factors, SavedTensor},
     error::{Error, Result},
     kernel::gemm::gemm,
     mat::MatMut,
@@ -32,9 +32,22 @@ impl Model {
     /// # Errors
     /// Those of [`Model::bind`]; when `out` exists or cannot be written.
     pub fn export_merged(&self, adapter: &Adapter, out: &Path) -> Result<()> {
+        self.export_changed(adapter, &BTreeMap::new(), out)
+    }
+
+    /// As [`Model::export_merged`], with other values for some tensors of the base, by the names it gives them.
+    ///
+    /// # Errors
+    /// As [`Model::export_merged`].
+    pub fn export_changed(
+        &self,
+        adapter: &Adapter,
+        changed: &BTreeMap<String, SavedTensor>,
+        out: &Path,
+    ) -> Result<()> {
         let task = self.bind("merged", adapter)?;
         durable::directory(out, |dir| {
-            self.write_tensors(adapter, &task, &dir.join("model.safetensors"))?;
+            self.write_tensors(adapter, changed, &task, &dir.join("model.safetensors"))?;
             self.write_config(&task, &dir.join("config.json"))?;
             for name in COMPANIONS {
                 let Some(bytes) = self.source.read(name)? else {
@@ -49,7 +62,13 @@ impl Model {
         })
     }
 
-    fn write_tensors(&self, adapter: &Adapter, task: &Task, path: &Path) -> Result<()> {
+    fn write_tensors(
+        &self,
+        adapter: &Adapter,
+        changed: &BTreeMap<String, SavedTensor>,
+        task: &Task,
+        path: &Path,
+    ) -> Result<()> {
         let naming = Naming::new(self, task);
         let mut outputs = Vec::new();
         let mut written = BTreeSet::new();
@@ -84,11 +103,16 @@ impl Model {
                 name,
                 shape: tensor.shape.to_vec(),
                 dtype: tensor.dtype,
-                content: match self.factors_of(adapter, module) {
-                    Some(factors) => {
+                content: match (changed.get(tensor.name), self.factors_of(adapter, module)) {
+                    (Some(to), None) => Content::Values(Cow::Borrowed(&to.data)),
+                    (Some(to), Some(factors)) => {
+                        let sum = merged(to.data.clone(), tensor.shape[1], factors);
+                        Content::Values(Cow::Owned(sum))
+                    }
+                    (None, Some(factors)) => {
                         Content::Make(Box::new(move || merged_tensor(tensor, factors)))
                     }
-                    None => Content::Bytes(tensor.bytes),
+                    (None, None) => Content::Bytes(tensor.bytes),
                 },
             });
         }

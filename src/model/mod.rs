@@ -17,6 +17,7 @@ pub mod linear;
 pub mod load;
 pub mod merge;
 pub mod norm;
+pub mod parameters;
 pub mod pooling;
 mod reader;
 pub mod sites;

@@ -13,6 +13,7 @@ use super::{
     tape::Tape,
 };
 use crate::{
+    error::Result,
     mat::{Mat, Matrix},
     model::{
         Batch, Classifier, Level, Model, Sequence, backward::Gradients,
@@ -35,7 +36,9 @@ pub struct Example {
 /// A model in training.
 #[derive(Debug)]
 pub struct Learner<'m> {
-    model: &'m Model,
+    base: &'m Model,
+    /// The base with its own trained parameters, where there are any.
+    own: Option<Model>,
     transposed: Transposed,
     /// What is trained.
     pub live: Live,
@@ -47,17 +50,35 @@ pub struct Learner<'m> {
 
 impl<'m> Learner<'m> {
     /// Starts with `live`; `dropout` is the share of each half's output that is dropped in training.
-    pub fn new(model: &'m Model, live: Live, dropout: f32, seed: u64) -> Self {
-        let transposed = model.transposed(&live.bind(model, true).task);
-        Self {
-            model,
-            transposed,
+    ///
+    /// # Errors
+    /// When a second mapping of the base's weights, for those that are trained, cannot be had.
+    pub fn new(base: &'m Model, live: Live, dropout: f32, seed: u64) -> Result<Self> {
+        let kinds = live.kinds();
+        let own = kinds.any().then(|| base.fork()).transpose()?;
+        Ok(Self {
+            base,
+            transposed: base.transposed(&live.bind(base, true).task, kinds),
+            own,
             live,
             tapes: Vec::new(),
             dropout,
             seed,
             budget: usize::MAX,
+        })
+    }
+
+    /// The task of a step, and the model with what is trained of it: to be called when parameters have changed. Ranks
+    /// whose gate is 0 are in the task only when `all` is set.
+    pub fn bind(&mut self, all: bool) -> Bound {
+        if let Some(own) = &mut self.own {
+            self.live.change(own);
         }
+        let bound = self.live.bind(self.model(), all);
+        if self.live.kinds().weights {
+            self.transposed = self.model().transposed(&bound.task, self.live.kinds());
+        }
+        bound
     }
 
     /// Runs a step in portions of at most `tokens` tokens (a longer row alone): less memory, the same mean.
@@ -65,9 +86,14 @@ impl<'m> Learner<'m> {
         self.budget = tokens;
     }
 
-    /// The base.
-    pub fn model(&self) -> &'m Model {
-        self.model
+    /// The base, or what training has made of it so far.
+    pub fn model(&self) -> &Model {
+        self.own.as_ref().unwrap_or(self.base)
+    }
+
+    /// The base as it was.
+    pub fn base(&self) -> &'m Model {
+        self.base
     }
 
     /// The mean loss over `rows` and the gradient of each parameter; `step` keys dropout.
@@ -79,10 +105,10 @@ impl<'m> Learner<'m> {
             loss += l;
             match &mut sum {
                 None => sum = Some(g),
-                Some(sum) => sum.add(&g),
+                Some(sum) => sum.add(g),
             }
         }
-        (loss, self.live.gradients(bound, &sum.unwrap_or_default()))
+        (loss, self.live.gradients(bound, sum.unwrap_or_default()))
     }
 
     fn portion(
@@ -93,33 +119,30 @@ impl<'m> Learner<'m> {
         key: [u64; 2],
     ) -> (f64, Gradients) {
         let parts = deal(rows, rayon::current_num_threads());
-        let order = self
-            .model
-            .spec()
-            .layers
-            .first()
-            .map_or(Order::Post, |l| l.order);
+        let model = self.own.as_ref().unwrap_or(self.base);
+        let order = model.spec().layers.first().map_or(Order::Post, |l| l.order);
         while self.tapes.len() < parts.len() {
             self.tapes.push(Tape::new(order));
         }
         let key = key.iter().fold(random::key(self.seed, "dropout"), |k, &n| {
             random::word(k, n)
         });
-        let (model, transposed, dropout) = (self.model, &self.transposed, self.dropout);
+        let (transposed, dropout, kinds) = (&self.transposed, self.dropout, self.live.kinds());
         let parts: Vec<(f64, Gradients)> = parts
             .par_iter()
             .zip(&mut self.tapes[..parts.len()])
             .enumerate()
             .map(|(i, (rows, tape))| {
                 tape.drop_out(dropout, random::word(key, i as u64));
-                part(model, transposed, bound, rows, count, tape)
+                let zeros = Gradients::zeros(model, &bound.task, kinds);
+                part(model, transposed, bound, rows, count, tape, zeros)
             })
             .collect();
         let mut parts = parts.into_iter();
         let (mut loss, mut sum) = parts.next().unwrap_or_default();
         for (l, g) in parts {
             loss += l;
-            sum.add(&g);
+            sum.add(g);
         }
         (loss, sum)
     }
@@ -129,7 +152,7 @@ impl<'m> Learner<'m> {
         let parts = deal(rows, rayon::current_num_threads());
         let parts: Vec<Vec<Matrix>> = parts
             .par_iter()
-            .map(|rows| logits(self.model, bound, rows))
+            .map(|rows| logits(self.model(), bound, rows))
             .collect();
         parts.into_iter().flatten().collect()
     }
@@ -226,6 +249,7 @@ fn part(
     rows: &[&Example],
     count: f64,
     tape: &mut Tape,
+    mut gradients: Gradients,
 ) -> (f64, Gradients) {
     let (batch, classifier) = (pack(rows), classifier(bound));
     let encoded = model.forward_here(&batch, &[&bound.task], tape);
@@ -244,7 +268,6 @@ fn part(
             .target
             .loss(own, count, dlogits.view_mut().row_range(range));
     }
-    let mut gradients = Gradients::zeros(model, &bound.task);
     let head = &classifier.head;
     let dx = head.backward(x.view(), dlogits.view(), &mut gradients.head);
     let d = match &pooled {

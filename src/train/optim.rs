@@ -185,7 +185,10 @@ impl Optimizer {
         let parts = parameters.iter_mut().zip(gradients).zip(&mut self.moments);
         for (i, ((p, d), moments)) in parts.enumerate() {
             let (lr, eps, decay) = match p.kind {
-                Kind::A | Kind::B => (rates.main, s.eps, s.weight_decay),
+                Kind::A | Kind::B | Kind::Weight | Kind::Embedding => {
+                    (rates.main, s.eps, s.weight_decay)
+                }
+                Kind::Bias | Kind::Norm => (rates.main, s.eps, 0.0),
                 Kind::Gate => (rates.gate, s.gate_eps, 0.0),
                 Kind::Head => (rates.head, s.eps, s.head_weight_decay),
             };

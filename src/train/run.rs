@@ -157,7 +157,7 @@ pub fn run(
         for batch in batches(train, plan.batch, plan.seed, epoch) {
             let rows: Vec<&Example> = batch.iter().map(|&i| &train[i]).collect();
             let all = step % plan.revive_every.max(1) == 0;
-            let bound = learner.live.bind(learner.model(), all);
+            let bound = learner.bind(all);
             let (loss, mut gradients) = learner.gradients(&bound, &rows, step as u64);
             let rates = rates.scaled(warm_up_and_decay(step, warmup, steps));
             step += 1;
@@ -226,12 +226,12 @@ pub fn run(
 
 /// Every metric on `rows`.
 pub fn score(
-    learner: &Learner<'_>,
+    learner: &mut Learner<'_>,
     problem: Problem,
     rows: &[Example],
 ) -> BTreeMap<&'static str, f64> {
     const AT_ONCE: usize = 64;
-    let bound = learner.live.bind(learner.model(), false);
+    let bound = learner.bind(false);
     // Rows of like length together: threads then end together.
     let mut order: Vec<usize> = (0..rows.len()).collect();
     order.sort_by_key(|&i| rows[i].ids.len());

@@ -7,24 +7,26 @@
 //!
 //! B is kept transposed, `[R x out]`, so that row j of a site's three matrices is its rank j.
 
+mod base;
 mod export;
+mod head;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use self::head::LiveHead;
 use super::random::Random;
 use crate::{
     error::{Error, Result},
     kernel::panel::{OwnedPanels, Precision},
     mat::{Mat, Matrix},
     model::{
-        Classifier, Head, Level, Model, Task,
+        Classifier, Level, Model, Task,
         backward::Gradients,
-        head::Dense,
-        linear::{Linear, LowRank, LowRankPart, Weight},
-        norm::Norm,
+        linear::{LowRank, LowRankPart},
+        parameters::{BaseKinds, BaseParameter},
         sites::Site,
     },
-    spec::{HeadSpec, Problem},
+    spec::Problem,
 };
 
 /// What a parameter is.
@@ -38,6 +40,14 @@ pub enum Kind {
     Gate,
     /// Of the head.
     Head,
+    /// Of a linear of the base, `[1 x N]`.
+    Bias,
+    /// Weight or bias of a norm of the base, `[1 x H]`.
+    Norm,
+    /// Of a linear of the base, `[N x K]`.
+    Weight,
+    /// A table of the base's embedding layer, `[rows x E]`.
+    Embedding,
 }
 
 /// One trained matrix.
@@ -59,8 +69,45 @@ pub enum Method {
     Sora,
     /// A and B of one rank.
     Lora,
+    /// The biases of the base's linears and norms, and the norms' weights.
+    Bitfit,
+    /// Everything, but tables of relative positions.
+    Full,
     /// Nothing.
     Head,
+}
+
+/// What a method trains besides the head.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trainable {
+    /// A and B of the chosen sites.
+    pub low_rank: bool,
+    /// A gate a rank.
+    pub gates: bool,
+    /// Of the base itself.
+    pub base: BaseKinds,
+}
+
+impl Method {
+    /// What it trains.
+    pub fn trainable(self) -> Trainable {
+        let mut out = Trainable::default();
+        match self {
+            Method::Sora => (out.low_rank, out.gates) = (true, true),
+            Method::Lora => out.low_rank = true,
+            Method::Bitfit => (out.base.biases, out.base.norms) = (true, true),
+            Method::Full => {
+                out.base = BaseKinds {
+                    biases: true,
+                    norms: true,
+                    weights: true,
+                    embeddings: true,
+                };
+            }
+            Method::Head => {}
+        }
+        out
+    }
 }
 
 /// How gates start.
@@ -108,15 +155,6 @@ struct LiveSite {
     scale: f32,
 }
 
-/// Places of the head's parameters.
-#[derive(Debug, Clone)]
-struct LiveHead {
-    spec: HeadSpec,
-    dense: Option<(usize, Option<usize>)>,
-    norm: Option<(usize, Option<usize>, f32)>,
-    out: (usize, usize),
-}
-
 /// Everything that is trained.
 #[derive(Debug, Clone)]
 pub struct Live {
@@ -128,6 +166,8 @@ pub struct Live {
     level: Level,
     labels: Arc<[String]>,
     slots: usize,
+    kinds: BaseKinds,
+    base: Vec<(usize, BaseParameter)>,
 }
 
 /// The task of one step, and which ranks of each site are in it.
@@ -154,21 +194,19 @@ impl Live {
         let mut live = Self {
             parameters: Vec::new(),
             sites: Vec::new(),
-            head: LiveHead {
-                spec: match facts.level {
-                    Level::Sequence => model.spec().sequence_head,
-                    Level::Token => model.spec().token_head,
-                },
-                dense: None,
-                norm: None,
-                out: (0, 0),
-            },
+            head: LiveHead::new(match facts.level {
+                Level::Sequence => model.spec().sequence_head,
+                Level::Token => model.spec().token_head,
+            }),
             problem: facts.problem,
             level: facts.level,
             labels: facts.labels.clone().into(),
             slots: model.packed().slots(),
+            kinds: BaseKinds::default(),
+            base: Vec::new(),
         };
-        if facts.method != Method::Head {
+        let trainable = facts.method.trainable();
+        if trainable.low_rank {
             let mut used = vec![false; facts.sites.len()];
             for site in model.sites().all() {
                 let path = format!("{prefix}{}", site.path);
@@ -193,6 +231,7 @@ impl Live {
                 return Err(Error::format(model.tensors().path(), why));
             }
         }
+        live.add_base(model, trainable.base)?;
         live.add_head(model, prefix, facts)?;
         Ok(live)
     }
@@ -210,7 +249,7 @@ impl Live {
         let a = Matrix::from_vec((0..r * k).map(|_| draw()).collect(), r, k);
         let a = self.push(format!("{path}.a"), Kind::A, a);
         let b = self.push(format!("{path}.b"), Kind::B, Matrix::zeros(r, n));
-        let gate = (facts.method == Method::Sora).then(|| {
+        let gate = facts.method.trainable().gates.then(|| {
             let mut random = Random::new(facts.seed, &format!("{path}.gate"));
             let gates = (0..r).map(|_| match facts.gate_init {
                 GateInit::Ones => 1.0,
@@ -227,63 +266,6 @@ impl Live {
             gate,
             scale: facts.alpha / r as f32,
         });
-    }
-
-    fn add_head(&mut self, model: &Model, prefix: &str, facts: &Facts<'_>) -> Result<()> {
-        let (h, spec) = (model.spec().hidden, self.head.spec);
-        let mut tensor =
-            |name: String, in_encoder: bool, rows: usize, cols: usize, fill: Option<f32>| {
-                let shown = match in_encoder {
-                    true => format!("{prefix}{name}"),
-                    false => name.clone(),
-                };
-                let shape = if fill.is_some() {
-                    vec![cols]
-                } else {
-                    vec![rows, cols]
-                };
-                let found = model.head_tensor(&name, in_encoder)?;
-                let data = match (found, fill) {
-                    (Some((found, data)), _) if found == shape => data,
-                    (_, Some(fill)) => vec![fill; cols],
-                    (_, None) => {
-                        let mut random = Random::new(facts.seed, &shown);
-                        (0..rows * cols)
-                            .map(|_| (0.02 * random.normal()) as f32)
-                            .collect()
-                    }
-                };
-                let value = Matrix::from_vec(data, rows, cols);
-                Ok::<_, Error>(self.push(shown, Kind::Head, value))
-            };
-        let (mut dense, mut norm) = (None, None);
-        if let Some(d) = spec.dense {
-            let weight = tensor(format!("{}.weight", d.name), d.in_encoder, h, h, None)?;
-            let bias = match d.bias {
-                true => Some(tensor(
-                    format!("{}.bias", d.name),
-                    d.in_encoder,
-                    1,
-                    h,
-                    Some(0.0),
-                )?),
-                false => None,
-            };
-            dense = Some((weight, bias));
-            if let Some(n) = d.norm {
-                let weight = tensor(format!("{n}.weight"), d.in_encoder, 1, h, Some(1.0))?;
-                let bias = match model.spec().embed.norm_bias {
-                    true => Some(tensor(format!("{n}.bias"), d.in_encoder, 1, h, Some(0.0))?),
-                    false => None,
-                };
-                norm = Some((weight, bias, model.spec().norm_eps));
-            }
-        }
-        let labels = facts.labels.len();
-        let weight = tensor(format!("{}.weight", spec.out), false, labels, h, None)?;
-        let bias = tensor(format!("{}.bias", spec.out), false, 1, labels, Some(0.0))?;
-        (self.head.dense, self.head.norm, self.head.out) = (dense, norm, (weight, bias));
-        Ok(())
     }
 
     /// The task of a step. Ranks whose gate is 0 are in it only when `all` is set.
@@ -352,36 +334,8 @@ impl Live {
         Some(LowRank { down, parts })
     }
 
-    fn head(&self) -> Head {
-        let matrix = |i: usize| &self.parameters[i].value;
-        let row = |i: usize| matrix(i).as_slice().to_vec();
-        let linear = |weight: usize, bias: Option<usize>| Linear {
-            weight: Weight::Own(Arc::new(OwnedPanels::pack(
-                matrix(weight).view(),
-                Precision::F32,
-                false,
-            ))),
-            bias: bias.map(row),
-            slot: None,
-        };
-        let dense = self.head.dense.zip(self.head.spec.dense);
-        Head {
-            pool: self.head.spec.pool,
-            dense: dense.map(|((weight, bias), spec)| Dense {
-                linear: linear(weight, bias),
-                activation: spec.activation,
-                norm: self.head.norm.map(|(gamma, beta, eps)| Norm {
-                    gamma: row(gamma).into(),
-                    beta: beta.map(|b| row(b).into()),
-                    eps,
-                }),
-            }),
-            out: linear(self.head.out.0, Some(self.head.out.1)),
-        }
-    }
-
-    /// The gradient of every parameter, from those of `bound`'s task.
-    pub fn gradients(&self, bound: &Bound, from: &Gradients) -> Vec<Matrix> {
+    /// The gradient of every parameter, from those of `bound`'s task and of the base.
+    pub fn gradients(&self, bound: &Bound, from: Gradients) -> Vec<Matrix> {
         let zeros = |p: &Parameter| Matrix::zeros(p.value.rows(), p.value.cols());
         let mut out: Vec<Matrix> = self.parameters.iter().map(zeros).collect();
         let mut first: BTreeMap<usize, (usize, usize)> = BTreeMap::new(); // rank and part within a slot
@@ -402,10 +356,9 @@ impl Live {
                 let b = self.parameters[site.b].value.row(j);
                 let mut dot = 0.0f64;
                 let mut db = out[site.b].view_mut();
-                for (r, db) in db.row_mut(j).iter_mut().enumerate() {
-                    let d = du.row(r)[c];
+                for ((db, &d), &b) in db.row_mut(j).iter_mut().zip(du.row(c)).zip(b) {
                     *db = by * d;
-                    dot += f64::from(b[r]) * f64::from(d);
+                    dot += f64::from(b) * f64::from(d);
                 }
                 if let Some(gate) = site.gate {
                     out[gate].view_mut().row_mut(j)[0] = (f64::from(site.scale) * dot) as f32;
@@ -414,17 +367,8 @@ impl Live {
             *rank += kept.len();
             *part += 1;
         }
-        let mut put = |i: usize, d: &Matrix| out[i] = d.clone();
-        if let (Some((weight, bias)), Some(d)) = (self.head.dense, &from.head.dense) {
-            put(weight, &d.weight);
-            bias.into_iter().for_each(|bias| put(bias, &d.bias));
-        }
-        if let (Some((gamma, beta, _)), Some((dgamma, dbeta))) = (self.head.norm, &from.head.norm) {
-            put(gamma, dgamma);
-            beta.into_iter().for_each(|beta| put(beta, dbeta));
-        }
-        put(self.head.out.0, &from.head.out.weight);
-        put(self.head.out.1, &from.head.out.bias);
+        self.head_gradients(&from.head, &mut out);
+        self.base_gradients(from.base, &mut out);
         out
     }
 

@@ -228,6 +228,19 @@ impl Packed {
         &mut self.map[at]
     }
 
+    /// The bytes of every slot, as [`Packed::panels_mut`].
+    pub fn all_panels_mut(&mut self) -> Vec<&mut [u8]> {
+        let ranges: Vec<_> = (0..self.slots()).map(|s| self.at(s)).collect();
+        let (mut rest, mut start, mut out) = (&mut self.map[..], 0, Vec::new());
+        for range in ranges {
+            let (_, after) = rest.split_at_mut(range.start - start);
+            let (slot, after) = after.split_at_mut(range.len());
+            out.push(slot);
+            (rest, start) = (after, range.end);
+        }
+        out
+    }
+
     /// Shape of a slot.
     pub fn shape(&self, slot: usize) -> PanelShape {
         self.plan.shape(slot)

@@ -14,6 +14,7 @@ mod batching;
 mod cli;
 mod fanout;
 mod fixtures;
+mod gradients;
 mod hostile;
 mod layering;
 mod merge;

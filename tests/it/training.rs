@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use sorank::{
+    Result,
     adapter::Adapter,
     mat::Matrix,
     model::{Batch, Level, Model, Sequence},
@@ -17,25 +18,43 @@ use crate::fixtures::{Golden, PARITY, distance, golden, load, read_tensors};
 
 /// Largest difference of a gradient to torch's f64 run, relative to its largest element: what the issue asks for. Torch's
 /// own f32 run differs from it by up to 3e-6 (`f32_noise`).
-const GRADIENT: f32 = 1e-5;
+pub(crate) const GRADIENT: f32 = 1e-5;
 /// A loss is a mean over few rows.
-const LOSS: f64 = 2e-6;
-/// Ten steps of AdamW multiply noise where a gradient is near its epsilon; torch's own f32 run has 1e-5.
-const TEN_STEPS: f32 = 1e-4;
+pub(crate) const LOSS: f64 = 2e-6;
+/// Ten steps, likewise: of losses, norms and every parameter.
+const TEN_STEPS: f32 = 1e-5;
+/// Adam divides by the root of a second moment, so a gradient near its epsilon moves by rounding as far as by anything else:
+/// torch's own f32 run strays from its f64 run by up to 1e-4 of a parameter in the same ten steps (`f32_noise`). Where that
+/// is the larger, we may stray by this much of it.
+const OF_TORCHS_NOISE: f32 = 3.0;
 
-/// The families whose training is held against torch so far; the backward of the others is not.
-const TRAINED: &[&str] = &["bert", "roberta"];
+/// The families whose training is held against torch.
+pub(crate) const TRAINED: &[&str] = &[
+    "bert",
+    "roberta",
+    "distilbert",
+    "electra",
+    "xlm-roberta",
+    "camembert",
+    "mpnet",
+    "albert",
+    "deberta-v2",
+    "deberta-v2-own",
+    "deberta-v2-nobuckets",
+    "modernbert",
+    "modernbert-bias",
+];
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-struct Fixture {
-    golden: Golden,
-    index: serde_json::Value,
-    tensors: Tensors,
-    model: Model,
+pub(crate) struct Fixture {
+    pub(crate) golden: Golden,
+    pub(crate) index: serde_json::Value,
+    pub(crate) tensors: Tensors,
+    pub(crate) model: Model,
 }
 
-fn fixture(family: &str) -> Fixture {
+pub(crate) fn fixture(family: &str) -> Fixture {
     let golden = golden(family);
     let read = |name: &str| std::fs::read(golden.dir.join(name)).expect("a training fixture");
     let index = serde_json::from_slice(&read("train.json")).expect("train.json is JSON");
@@ -50,26 +69,57 @@ fn fixture(family: &str) -> Fixture {
 }
 
 impl Fixture {
-    fn live(&self) -> Live {
+    /// Everything that `method` trains, at the golden's starting values; `kind` is of head.
+    pub(crate) fn live(&self, method: Method, kind: &str, level: Level, problem: Problem) -> Live {
+        let live = self.live_on(&self.model, method, kind, level, problem);
+        live.expect("everything is there")
+    }
+
+    pub(crate) fn live_on(
+        &self,
+        model: &Model,
+        method: Method,
+        kind: &str,
+        level: Level,
+        problem: Problem,
+    ) -> Result<Live> {
         let number = |key: &str| self.index[key].as_u64().expect("a number");
+        let labels = match kind {
+            "token" => 5,
+            "regression" => 1,
+            _ => 3,
+        };
         let facts = Facts {
-            method: Method::Sora,
+            method,
             sites: &[],
             r_max: number("r_max") as usize,
             alpha: number("alpha") as f32,
             gate_init: GateInit::Ones,
-            problem: Problem::SingleLabelClassification,
-            level: Level::Sequence,
-            labels: (0..3).map(|i| format!("LABEL_{i}")).collect(),
+            problem,
+            level,
+            labels: (0..labels).map(|i| format!("LABEL_{i}")).collect(),
             seed: 1,
         };
-        let mut live = Live::new(&self.model, &facts).expect("everything is there");
+        let mut live = Live::new(model, &facts)?;
         for p in &mut live.parameters {
-            if p.kind != Kind::Head {
-                p.value = self.matrix("init.", &p.name, p.kind);
+            match p.kind {
+                Kind::A | Kind::B | Kind::Gate => p.value = self.matrix("init.", &p.name, p.kind),
+                Kind::Head if kind != "single" => {
+                    p.value = self.matrix(&format!("{kind}.init."), &p.name, p.kind);
+                }
+                _ => {}
             }
         }
-        live
+        Ok(live)
+    }
+
+    fn sora(&self) -> Live {
+        let (level, problem) = (Level::Sequence, Problem::SingleLabelClassification);
+        self.live(Method::Sora, "single", level, problem)
+    }
+
+    pub(crate) fn list(&self, key: &str) -> Vec<usize> {
+        serde_json::from_value(self.index[key].clone()).expect("numbers")
     }
 
     /// A golden tensor in the shape that the trainer keeps: B transposed, vectors as rows or columns.
@@ -90,14 +140,11 @@ impl Fixture {
         }
     }
 
-    fn examples(&self) -> Vec<Example> {
+    pub(crate) fn examples(&self) -> Vec<Example> {
         let (ids, mut types) = (self.golden.numbers("ids"), self.golden.numbers("types"));
         let most = self.model.spec().embed.types.max(1) as u32 - 1;
         types.iter_mut().flatten().for_each(|t| *t = (*t).min(most));
-        let list = |key: &str| -> Vec<usize> {
-            serde_json::from_value(self.index[key].clone()).expect("numbers")
-        };
-        let rows = list("rows").into_iter().zip(list("labels"));
+        let rows = self.list("rows").into_iter().zip(self.list("labels"));
         rows.map(|(row, label)| Example {
             ids: ids[row].clone(),
             types: types[row].clone(),
@@ -107,14 +154,22 @@ impl Fixture {
     }
 }
 
+pub(crate) fn pack(rows: &[&Example]) -> Batch {
+    Batch::pack(rows.iter().map(|r| Sequence {
+        ids: &r.ids,
+        types: &r.types,
+        task: 0,
+    }))
+}
+
 #[test]
 fn one_step_equals_torch() {
     for family in TRAINED {
         let f = fixture(family);
         let examples = f.examples();
         let rows: Vec<&Example> = examples.iter().collect();
-        let mut learner = Learner::new(&f.model, f.live(), 0.0, 1);
-        let bound = learner.live.bind(&f.model, true);
+        let mut learner = Learner::new(&f.model, f.sora(), 0.0, 1).expect("a learner");
+        let bound = learner.bind(true);
         let (loss, gradients) = learner.gradients(&bound, &rows, 0);
         let want = f.index["loss"].as_f64().expect("a loss");
         assert!(
@@ -162,12 +217,14 @@ fn ten_steps_equal_torch() {
                 prox,
                 ..Settings::default()
             };
-            let mut learner = Learner::new(&f.model, f.live(), 0.0, 1);
+            let mut learner = Learner::new(&f.model, f.sora(), 0.0, 1).expect("a learner");
             let mut optimizer = Optimizer::new(settings, &learner.live.parameters);
             let trace = &f.index["steps"][kind];
+            let noise = number(&f.index["f32_noise"][format!("final.{kind}")]) as f32;
+            let budget = TEN_STEPS.max(OF_TORCHS_NOISE * noise);
             let rates = step["lr"].as_array().expect("rates");
             for (i, lr) in rates.iter().enumerate() {
-                let bound = learner.live.bind(&f.model, true);
+                let bound = learner.bind(true);
                 let (loss, mut gradients) = learner.gradients(&bound, &rows, i as u64);
                 let masks = learner.live.masks(&bound);
                 let active = |p: usize| masks[p].clone();
@@ -175,17 +232,25 @@ fn ten_steps_equal_torch() {
                 let norm =
                     optimizer.step(&mut learner.live.parameters, &mut gradients, &active, rates);
                 let what = format!("{family}, {kind}, step {i}");
-                let near = |got: f64, want: f64| (got - want).abs() <= f64::from(TEN_STEPS) * want;
+                let near = |got: f64, want: f64| (got - want).abs() <= f64::from(budget) * want;
                 assert!(near(loss, number(&trace["loss"][i])), "{what}: loss {loss}");
                 assert!(near(norm, number(&trace["norm"][i])), "{what}: norm {norm}");
                 let kept = learner.live.kept().0 as u64;
                 assert_eq!(Some(kept), trace["kept"][i].as_u64(), "{what}: kept gates");
             }
+            let bound = learner.bind(true);
+            let (loss, _) = learner.gradients(&bound, &rows, 10);
+            let want = number(&trace["loss_after"]);
+            let error = (loss - want).abs() / want;
+            assert!(
+                error <= f64::from(budget),
+                "{family}, {kind}: {error:e} after"
+            );
             for p in &learner.live.parameters {
                 if f.tensors.contains_key(&format!("final.{kind}.{}", p.name)) {
                     let want = f.matrix(&format!("final.{kind}."), &p.name, p.kind);
                     let error = distance(p.value.as_slice(), want.as_slice());
-                    assert!(error <= TEN_STEPS, "{family} {kind} {}: {error:e}", p.name);
+                    assert!(error <= budget, "{family} {kind} {}: {error:e}", p.name);
                 }
             }
         }
@@ -198,7 +263,7 @@ fn a_written_adapter_answers_as_the_trainer_did() {
         let f = fixture(family);
         let examples = f.examples();
         let rows: Vec<&Example> = examples.iter().collect();
-        let mut live = f.live();
+        let mut live = f.sora();
         // One site loses a rank, another all of them.
         let gates: Vec<usize> = (0..live.parameters.len())
             .filter(|&i| live.parameters[i].kind == Kind::Gate)
@@ -206,9 +271,13 @@ fn a_written_adapter_answers_as_the_trainer_did() {
         live.parameters[gates[0]].value.view_mut().row_mut(1)[0] = 0.0;
         let closed = &mut live.parameters[gates[1]].value;
         (0..closed.rows()).for_each(|r| closed.view_mut().row_mut(r)[0] = 0.0);
-        let learner = Learner::new(&f.model, live, 0.0, 1);
-        let exact = learner.logits(&learner.live.bind(&f.model, true), &rows);
-        let pruned = learner.logits(&learner.live.bind(&f.model, false), &rows);
+        let mut learner = Learner::new(&f.model, live, 0.0, 1).expect("a learner");
+        let logits = |learner: &mut Learner<'_>, all| {
+            let bound = learner.bind(all);
+            learner.logits(&bound, &rows)
+        };
+        let exact = logits(&mut learner, true);
+        let pruned = logits(&mut learner, false);
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("adapter");
         let adapter = learner.live.adapter(&f.model);
@@ -221,11 +290,7 @@ fn a_written_adapter_answers_as_the_trainer_did() {
             .bind("trained", &read)
             .unwrap_or_else(|e| panic!("{e}"));
         let head = &task.classifier.as_ref().expect("a head").head;
-        let batch = Batch::pack(rows.iter().map(|r| Sequence {
-            ids: &r.ids,
-            types: &r.types,
-            task: 0,
-        }));
+        let batch = pack(&rows);
         let encoded = f.model.forward(&batch, &[&task], &mut ());
         let sequences = (0..rows.len()).map(|s| batch.rows(s));
         let served = f.model.classify(head, encoded.view(), sequences);
@@ -243,15 +308,15 @@ fn closed_ranks_are_not_touched_between_revive_checks() {
     let f = fixture(TRAINED[0]);
     let examples = f.examples();
     let rows: Vec<&Example> = examples.iter().collect();
-    let mut live = f.live();
+    let mut live = f.sora();
     let gate = (0..live.parameters.len())
         .find(|&i| live.parameters[i].kind == Kind::Gate)
         .expect("a gate");
     live.parameters[gate].value.view_mut().row_mut(0)[0] = 0.0;
     let before = live.clone();
-    let mut learner = Learner::new(&f.model, live, 0.0, 1);
+    let mut learner = Learner::new(&f.model, live, 0.0, 1).expect("a learner");
     let step = |learner: &mut Learner<'_>, all: bool| {
-        let bound = learner.live.bind(&f.model, all);
+        let bound = learner.bind(all);
         let (_, mut gradients) = learner.gradients(&bound, &rows, 0);
         let masks = learner.live.masks(&bound);
         let parameters = &mut learner.live.parameters;
@@ -282,9 +347,9 @@ fn the_same_seed_gives_the_same_bits_and_dropout_is_differentiated() {
     let examples = f.examples();
     let rows: Vec<&Example> = examples.iter().collect();
     let run = |seed| {
-        let mut learner = Learner::new(&f.model, f.live(), 0.2, seed);
+        let mut learner = Learner::new(&f.model, f.sora(), 0.2, seed).expect("a learner");
         learner.limit_tokens(40);
-        let bound = learner.live.bind(&f.model, true);
+        let bound = learner.bind(true);
         learner.gradients(&bound, &rows, 3)
     };
     let (loss, gradients) = run(5);
@@ -293,18 +358,18 @@ fn the_same_seed_gives_the_same_bits_and_dropout_is_differentiated() {
     assert_ne!(run(6).0, loss);
     // The head's output bias sits above all masks, the first gate below most: moved by a little, the loss under the same
     // masks must move as the gradient says.
-    let live = f.live();
+    let live = f.sora();
     let gate = live
         .parameters
         .iter()
         .position(|p| p.kind == Kind::Gate)
         .expect("a gate");
     let moved = |by: f32| {
-        let mut live = f.live();
+        let mut live = f.sora();
         live.parameters[gate].value.view_mut().row_mut(0)[0] += by;
-        let mut learner = Learner::new(&f.model, live, 0.2, 5);
+        let mut learner = Learner::new(&f.model, live, 0.2, 5).expect("a learner");
         learner.limit_tokens(40);
-        let bound = learner.live.bind(&f.model, true);
+        let bound = learner.bind(true);
         learner.gradients(&bound, &rows, 3).0
     };
     let want = (moved(1e-2) - moved(-1e-2)) / 2e-2;

@@ -7,17 +7,14 @@ use crate::{
     model::{
         attention::LayerPositions,
         block::{Block, Pass},
-        linear::{
-            LowRank,
-            backward::{InputGradient, LowRankGradient, Transposed},
-        },
+        linear::backward::{InputGradient, Trained, Transposed},
     },
 };
 
 /// The gradient of q|k|v before any turn, `dqkv [T x 3H]`, from that of the context, `dout [T x H]`.
 ///
-/// `qkv` is what attention read (after the turn). Where the layer has relative positions and `own` says what a task
-/// adds to their projections, the gradient of that is added to its second half.
+/// `qkv` is what attention read (after the turn). Where the layer has relative positions, `own` is what is trained of the
+/// linear that projects them.
 pub fn backward(
     block: &Block,
     pass: Pass<'_>,
@@ -26,7 +23,7 @@ pub fn backward(
     dout: Mat<'_>,
     mut dqkv: MatMut<'_>,
     transposed: &Transposed,
-    own: Option<(&LowRank, &mut LowRankGradient)>,
+    own: Trained<'_, '_>,
 ) {
     let h = dout.cols();
     let mut tables = Tables::of(block, pass);
@@ -53,9 +50,7 @@ pub fn backward(
             rotary.backward(turned.col_range(0..2 * h));
         }
     }
-    if let (Some(tables), LayerPositions::Relative(relative), Some(own)) =
-        (tables.0, &block.positions, own)
-    {
+    if let (Some(tables), LayerPositions::Relative(relative)) = (tables.0, &block.positions) {
         // tables = table Wt, by the key and query columns
         let d = tables.d.view();
         let linear = block.projects_positions();
@@ -63,7 +58,7 @@ pub fn backward(
             transposed,
             relative.table.view(),
             d,
-            Some(own),
+            own,
             InputGradient::None,
         );
     }

@@ -8,10 +8,12 @@ use crate::{
         backward::{Gradients, Recorded},
         hook::Place,
         linear::{
-            Linear, LowRank,
-            backward::{InputGradient, LowRankGradient, Transposed},
+            Linear,
+            backward::{InputGradient, Trained, Transposed},
         },
         norm::Norm,
+        parameters::NormAt,
+        task::Task,
     },
     spec::{Mlp, Order},
 };
@@ -55,22 +57,14 @@ impl<'a, R: Recorded> Back<'a, R> {
         gradients: &mut Gradients,
         dx: InputGradient<'_>,
     ) {
-        let factors = self.factors(linear, gradients);
-        linear.backward(self.transposed, x, dy, factors, dx);
+        let trained = Trained::at(linear, self.task(), gradients);
+        linear.backward(self.transposed, x, dy, trained, dx);
     }
 
-    /// What the task adds at `linear`, and the gradient of it.
-    fn factors<'g>(
-        &self,
-        linear: &Linear,
-        gradients: &'g mut Gradients,
-    ) -> Option<(&'a LowRank, &'g mut LowRankGradient)> {
-        let task = self.pass.tasks[self.pass.batch.groups().first()?.task];
-        let slot = linear.slot?;
-        let factors = task.factors.get(slot)?.as_ref()?;
-        let gradient =
-            gradients.factors[slot].get_or_insert_with(|| LowRankGradient::zeros(factors));
-        Some((factors, gradient))
+    /// The task of all rows.
+    fn task(&self) -> Option<&'a Task> {
+        let group = self.pass.batch.groups().first()?;
+        Some(self.pass.tasks[group.task])
     }
 }
 
@@ -86,21 +80,27 @@ impl Block {
         gradients: &mut Gradients,
     ) {
         let at = |place| back.recorded.at(place, layer);
+        let number = self.spec.weights_of;
         match self.spec.order {
             Order::Post => {
                 // x = norm(x + mlp(x))
-                norm_backward(&self.mlp_norm, at(Place::MlpSum), d, &mut w.half);
+                let x = at(Place::MlpSum);
+                let trained = gradients.base.norms.get_mut(&NormAt::Mlp(number));
+                norm_backward(&self.mlp_norm, x, d, &mut w.half, trained);
                 self.mlp_backward(back, layer, d, w, gradients, false);
                 // x = norm(x + attention(x))
                 if let Some(norm) = &self.attn_norm {
-                    norm_backward(norm, at(Place::AttnSum), d, &mut w.half);
+                    let x = at(Place::AttnSum);
+                    let trained = gradients.base.norms.get_mut(&NormAt::Attention(number));
+                    norm_backward(norm, x, d, &mut w.half, trained);
                 }
                 self.attention_backward(back, layer, d, w, gradients, false);
             }
             Order::Pre => {
                 // x = x + mlp(norm(x))
                 self.mlp_backward(back, layer, d, w, gradients, true);
-                self.through(&self.mlp_norm, at(Place::AttnSum), d, w);
+                let trained = gradients.base.norms.get_mut(&NormAt::Mlp(number));
+                through(&self.mlp_norm, at(Place::AttnSum), d, w, trained);
                 // x = x + attention(norm(x))
                 let normed = self.attn_norm.is_some();
                 self.attention_backward(back, layer, d, w, gradients, normed);
@@ -109,22 +109,10 @@ impl Block {
                         0 => back.recorded.at(Place::Embedded, 0),
                         _ => back.recorded.at(Place::LayerOut, layer - 1),
                     };
-                    self.through(norm, x, d, w);
+                    let trained = gradients.base.norms.get_mut(&NormAt::Attention(number));
+                    through(norm, x, d, w, trained);
                 }
             }
-        }
-    }
-
-    /// `d += norm'(x) half`: the gradient that came back through a half joins the stream.
-    fn through(&self, norm: &Norm, x: Mat<'_>, d: &mut Matrix, w: &mut Scratch) {
-        let mut dx = w.ffn.reshape(x.rows(), x.cols());
-        norm.backward(x, w.half.view(), dx.reborrow(), None);
-        let mut d = d.view_mut();
-        for r in 0..x.rows() {
-            d.row_mut(r)
-                .iter_mut()
-                .zip(dx.as_ref().row(r))
-                .for_each(|(d, x)| *d += x);
         }
     }
 
@@ -200,7 +188,7 @@ impl Block {
         // y = context Wt
         let dx = InputGradient::Write(w.ffn.reshape(t, h));
         back.linear(&self.attn_out, at(Place::Context), dy, gradients, dx);
-        let own = back.factors(self.projects_positions(), gradients);
+        let own = Trained::at(self.projects_positions(), back.task(), gradients);
         attention::backward::backward(
             self,
             back.pass,
@@ -244,7 +232,30 @@ fn masked<'m, R: Recorded>(
 }
 
 /// `d`, the gradient of `norm(x)`, becomes that of `x`.
-fn norm_backward(norm: &Norm, x: Mat<'_>, d: &mut Matrix, scratch: &mut Matrix) {
-    norm.backward(x, d.view(), scratch.reshape(x.rows(), x.cols()), None);
+fn norm_backward(
+    norm: &Norm,
+    x: Mat<'_>,
+    d: &mut Matrix,
+    scratch: &mut Matrix,
+    trained: Option<&mut (Matrix, Matrix)>,
+) {
+    norm.backward(x, d.view(), scratch.reshape(x.rows(), x.cols()), trained);
     std::mem::swap(d, scratch);
+}
+
+/// `d += norm'(x) half`: the gradient that came back through a half joins the stream.
+fn through(
+    norm: &Norm,
+    x: Mat<'_>,
+    d: &mut Matrix,
+    w: &mut Scratch,
+    trained: Option<&mut (Matrix, Matrix)>,
+) {
+    let mut dx = w.ffn.reshape(x.rows(), x.cols());
+    norm.backward(x, w.half.view(), dx.reborrow(), trained);
+    let mut d = d.view_mut();
+    for r in 0..x.rows() {
+        let to = d.row_mut(r).iter_mut();
+        to.zip(dx.as_ref().row(r)).for_each(|(d, x)| *d += x);
+    }
 }

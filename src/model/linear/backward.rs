@@ -1,16 +1,27 @@
-//! The gradient of a linear with low-rank factors: to its input, and to the factors.
+//! The gradient of a linear with low-rank factors: to its input, to the factors, to its weight and bias.
 //!
-//! The base's weight is frozen, so of it only `dx = dy W` is needed. That product runs on panels of the
-//! transposed weight ([`Transposed`]), packed once when training starts. Factors are small; theirs go through
-//! `gemm`. Nothing of the forward pass is kept but `x`: `t = x At` is computed again.
+//! The base's weight is mostly frozen, so of it only `dx = dy W` is needed. That product runs on panels of the
+//! transposed weight ([`Transposed`]), packed once when training starts; what comes back through the factors continues
+//! its sums. The factors' own gradients are sums over tokens of outer products, a block of tokens at a time.
+//! Nothing of the forward pass is kept but `x`: `t = x At` is computed again.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
 
 use crate::{
     kernel::{
         gemm::gemm,
-        panel::{Init, OwnedPanels, Panels, Precision, Product, unpack},
+        outer::{BLOCK, add_outer},
+        panel::{Init, OwnedPanels, Panels, Part, Precision, Product, unpack},
+        ranks::ranks_into,
     },
     mat::{Mat, MatMut, Matrix},
-    model::linear::{Linear, LowRank, Weight},
+    model::{
+        backward::Gradients,
+        linear::{Linear, LowRank, Weight},
+        task::Task,
+    },
     weights::Packed,
 };
 
@@ -22,7 +33,7 @@ impl Transposed {
     /// Transposes every base linear of `packed` that `wanted` names by its slot.
     ///
     /// An int8 base is multiplied back to f32; the others keep their precision.
-    pub fn new(packed: &Packed, wanted: impl Fn(usize) -> bool) -> Self {
+    pub fn new(packed: &Packed, wanted: impl Fn(usize) -> bool + Sync) -> Self {
         let transpose = |slot: usize| {
             let shape = packed.shape(slot);
             let mut w = Matrix::zeros(shape.n, shape.k);
@@ -31,10 +42,11 @@ impl Transposed {
                 Precision::Int8 => Precision::F32,
                 other => other,
             };
-            OwnedPanels::pack(transposed(w.view()).view(), precision, false)
+            OwnedPanels::pack(transposed_of(w.view()).view(), precision, false)
         };
         Self(
             (0..packed.slots())
+                .into_par_iter()
                 .map(|s| wanted(s).then(|| transpose(s)))
                 .collect(),
         )
@@ -49,7 +61,7 @@ impl Transposed {
 }
 
 /// `x` with rows and columns exchanged.
-pub fn transposed(x: Mat<'_>) -> Matrix {
+pub fn transposed_of(x: Mat<'_>) -> Matrix {
     let mut out = Matrix::zeros(x.cols(), x.rows());
     let mut to = out.view_mut();
     for r in 0..x.rows() {
@@ -65,7 +77,7 @@ pub fn transposed(x: Mat<'_>) -> Matrix {
 pub struct LowRankGradient {
     /// Of A of all parts, stacked: `[R x K]`.
     pub down: Matrix,
-    /// Of B with the scale folded in, one a part: `[columns x ranks]`.
+    /// Of B with the scale folded in, one a part, transposed: `[ranks x columns]`.
     pub up: Vec<Matrix>,
 }
 
@@ -77,7 +89,7 @@ impl LowRankGradient {
         Self {
             down: Matrix::zeros(down.rows(), down.cols()),
             up: up
-                .map(|p| Matrix::zeros(p.columns.len(), p.ranks.len()))
+                .map(|p| Matrix::zeros(p.ranks.len(), p.columns.len()))
                 .collect(),
         }
     }
@@ -113,63 +125,72 @@ pub enum InputGradient<'a> {
     Add(MatMut<'a>),
 }
 
+/// What is trained at one linear: where gradients go.
+#[derive(Debug, Default)]
+pub struct Trained<'t, 'g> {
+    /// What a task adds here.
+    pub factors: Option<(&'t LowRank, &'g mut LowRankGradient)>,
+    /// `[N x K]`
+    pub weight: Option<&'g mut Matrix>,
+    /// `[1 x N]`
+    pub bias: Option<&'g mut Matrix>,
+}
+
+impl<'t, 'g> Trained<'t, 'g> {
+    /// What `task` and `gradients` say of `linear`.
+    pub fn at(linear: &Linear, task: Option<&'t Task>, gradients: &'g mut Gradients) -> Self {
+        let Some(slot) = linear.slot else {
+            return Self::default();
+        };
+        let factors = task.and_then(|t| t.factors.get(slot)?.as_ref());
+        let gradient = gradients.factors.get_mut(slot).and_then(Option::as_mut);
+        let (weights, biases) = (&mut gradients.base.weights, &mut gradients.base.biases);
+        Self {
+            factors: factors.zip(gradient),
+            weight: weights.get_mut(slot).and_then(Option::as_mut),
+            bias: biases.get_mut(slot).and_then(Option::as_mut),
+        }
+    }
+}
+
 impl Linear {
     /// The gradients of [`Linear::forward`] without epilogue, all rows being of one task.
     ///
-    /// `x [T x K]`, `dy [T x N]`, `dx [T x K]`; `factors` are what forward added here, and their gradient is added to.
+    /// `x [T x K]`, `dy [T x N]`, `dx [T x K]`; what is `trained` is added to.
     pub fn backward(
         &self,
         transposed: &Transposed,
         x: Mat<'_>,
         dy: Mat<'_>,
-        factors: Option<(&LowRank, &mut LowRankGradient)>,
+        trained: Trained<'_, '_>,
         dx: InputGradient<'_>,
     ) {
         // y = x Wt + b
-        let mut dx = match dx {
-            InputGradient::None => None,
-            InputGradient::Write(dx) => Some(self.base_backward(transposed, dy, Init::Zero, dx)),
-            InputGradient::Add(dx) => Some(self.base_backward(transposed, dy, Init::Keep, dx)),
+        if let Some(dw) = trained.weight {
+            gemm(dw.view_mut(), 1.0, 1.0, dy, true, x, false);
+        }
+        if let Some(db) = trained.bias {
+            add_rows(dy, db);
+        }
+        let (wanted, init) = match &dx {
+            InputGradient::None => (false, Init::Zero),
+            InputGradient::Write(_) => (true, Init::Zero),
+            InputGradient::Add(_) => (true, Init::Keep),
         };
-        let Some((factors, gradient)) = factors else {
+        let mut dt = Matrix::default();
+        let mut down = None;
+        if let Some((factors, gradient)) = trained.factors {
+            let mut dt = dt.reshape(x.rows(), factors.down.rows());
+            factors_backward(factors, gradient, x, dy, dt.reborrow());
+            // t = x At, so dx += dt A
+            down = wanted.then(|| {
+                let turned = transposed_of(factors.down.view());
+                OwnedPanels::pack(turned.view(), Precision::F32, false)
+            });
+        }
+        let (InputGradient::Write(dx) | InputGradient::Add(dx)) = dx else {
             return;
         };
-        let (tokens, rank) = (x.rows(), factors.down.rows());
-        let a = &factors.down;
-        let mut t = Matrix::zeros(tokens, rank);
-        gemm(t.view_mut(), 0.0, 1.0, x, false, a.view(), true);
-        let mut dt = Matrix::zeros(tokens, rank);
-        for (part, dup) in factors.parts.iter().zip(&mut gradient.up) {
-            let up = part.up.unpack();
-            let dy = dy.col_range(part.columns.clone());
-            // y_part += t_part Bt
-            let t = t.view().col_range(part.ranks.clone());
-            gemm(dup.view_mut(), 1.0, 1.0, dy, true, t, false);
-            let dt = dt.view_mut().col_range(part.ranks.clone());
-            gemm(dt, 0.0, 1.0, dy, false, up.view(), false);
-        }
-        // t = x At
-        gemm(
-            gradient.down.view_mut(),
-            1.0,
-            1.0,
-            dt.view(),
-            true,
-            x,
-            false,
-        );
-        if let Some(dx) = &mut dx {
-            gemm(dx.reborrow(), 1.0, 1.0, dt.view(), false, a.view(), false);
-        }
-    }
-
-    fn base_backward<'a>(
-        &self,
-        transposed: &Transposed,
-        dy: Mat<'_>,
-        init: Init<'_>,
-        mut dx: MatMut<'a>,
-    ) -> MatMut<'a> {
         let Weight::Base(slot) = self.weight else {
             unreachable!("head layers have a gradient of their own");
         };
@@ -180,7 +201,54 @@ impl Linear {
             activation: None,
             residual: None,
         };
-        product.into(dx.reborrow());
-        dx
+        let part = down.as_ref().map(|up| Part {
+            rows: 0..dx.rows(),
+            columns: 0..dx.cols(),
+            t: dt.view(),
+            up: up.view(),
+        });
+        product.into_with_parts(part.as_slice(), dx);
+    }
+}
+
+/// The gradients of `y += t Bt`, `t = x At`: those of the factors are added to, that of `t` is written to `dt [T x R]`.
+fn factors_backward(
+    factors: &LowRank,
+    gradient: &mut LowRankGradient,
+    x: Mat<'_>,
+    dy: Mat<'_>,
+    mut dt: MatMut<'_>,
+) {
+    let ups: Vec<Matrix> = (factors.parts.iter())
+        .map(|part| transposed_of(part.up.unpack().view()))
+        .collect();
+    let mut t = Matrix::zeros(BLOCK, factors.down.rows());
+    for rows in blocks(x.rows()) {
+        let (x, dy) = (x.row_range(rows.clone()), dy.row_range(rows.clone()));
+        let mut t = t.view_mut().row_range(0..rows.len());
+        ranks_into(x, factors.down.view(), t.reborrow());
+        let mut dt = dt.reborrow().row_range(rows);
+        for ((part, up), dup) in factors.parts.iter().zip(&ups).zip(&mut gradient.up) {
+            let dy = dy.col_range(part.columns.clone());
+            add_outer(t.as_ref().col_range(part.ranks.clone()), dy, dup.view_mut());
+            ranks_into(dy, up.view(), dt.reborrow().col_range(part.ranks.clone()));
+        }
+        add_outer(dt.as_ref(), x, gradient.down.view_mut());
+    }
+}
+
+/// `0..rows` in blocks.
+fn blocks(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows)
+        .step_by(BLOCK)
+        .map(move |start| start..rows.min(start + BLOCK))
+}
+
+/// `to += ` the sum of the rows of `x`.
+pub fn add_rows(x: Mat<'_>, to: &mut Matrix) {
+    let mut to = to.view_mut();
+    for r in 0..x.rows() {
+        let to = to.row_mut(0).iter_mut();
+        to.zip(x.row(r)).for_each(|(to, x)| *to += x);
     }
 }

@@ -71,6 +71,7 @@ impl Live {
         });
         Adapter {
             path: std::path::PathBuf::new(),
+            targets: Targets::exactly(factors.keys().cloned()),
             factors,
             saved: saved.collect(),
             labels: Some(self.labels.to_vec()),
@@ -82,7 +83,6 @@ impl Live {
             base: None,
             base_fingerprint: Some(model.packed().content_hash().to_owned()),
             bytes: 0,
-            targets: Targets::default(),
             provenance: BTreeMap::new(),
         }
     }
