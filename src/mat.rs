@@ -258,11 +258,19 @@ impl std::fmt::Debug for MatMut<'_> {
 
 /// An owned, contiguous matrix: scratch between ops. Growing keeps the allocation, so a reused buffer
 /// stops allocating once it has seen the largest batch.
-#[derive(Debug, Default, Clone, PartialEq)]
+#[derive(Debug, Default, Clone)]
 pub struct Matrix {
+    /// At least `rows * cols`: what is beyond is left from a larger shape.
     data: Vec<f32>,
     rows: usize,
     cols: usize,
+}
+
+impl PartialEq for Matrix {
+    fn eq(&self, other: &Self) -> bool {
+        let shape = |m: &Self| (m.rows, m.cols);
+        shape(self) == shape(other) && self.as_slice() == other.as_slice()
+    }
 }
 
 impl Matrix {
@@ -283,7 +291,10 @@ impl Matrix {
 
     /// Gives the buffer this shape; what it holds afterwards is unspecified, so every element must be written.
     pub fn reshape(&mut self, rows: usize, cols: usize) -> MatMut<'_> {
-        self.data.resize(rows * cols, 0.0);
+        // Never shortened: growing again would fill it with zeros that nobody reads.
+        if self.data.len() < rows * cols {
+            self.data.resize(rows * cols, 0.0);
+        }
         (self.rows, self.cols) = (rows, cols);
         self.view_mut()
     }
@@ -305,17 +316,18 @@ impl Matrix {
 
     /// All elements, row after row.
     pub fn as_slice(&self) -> &[f32] {
-        &self.data
+        &self.data[..self.rows * self.cols]
     }
 
     /// A shared view.
     pub fn view(&self) -> Mat<'_> {
-        Mat::new(&self.data, self.rows, self.cols)
+        Mat::new(self.as_slice(), self.rows, self.cols)
     }
 
     /// An exclusive view.
     pub fn view_mut(&mut self) -> MatMut<'_> {
-        MatMut::new(&mut self.data, self.rows, self.cols)
+        let elements = self.rows * self.cols;
+        MatMut::new(&mut self.data[..elements], self.rows, self.cols)
     }
 }
 

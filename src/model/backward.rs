@@ -8,21 +8,26 @@
 //! Not here: losses, optimisers, which sites are trained (the task's factors say it).
 
 use super::{
-    Batch, Model, Place, Task,
-    block::{
-        Pass,
-        backward::{Back, Scratch},
-    },
+    Batch, Hook, Model, Place, Task,
+    block::{Pass, backward::Back},
     head::backward::HeadGradient,
     linear::backward::{LowRankGradient, Transposed, add},
     parameters::{BaseGradients, BaseKinds, NormAt},
 };
 use crate::mat::{Mat, MatMut, Matrix};
 
+pub use super::block::backward::Scratch;
+
 /// What a hook kept of a forward pass.
-pub trait Recorded {
+pub trait Recorded: Hook {
     /// What was at `place` of `layer`.
-    fn at(&self, place: Place, layer: usize) -> Mat<'_>;
+    fn kept(&self, place: Place, layer: usize) -> Mat<'_>;
+    /// Whether that was kept.
+    fn has(&self, place: Place, layer: usize) -> bool;
+    /// Whether of most layers nothing but the output was kept, and [`Model::backward`] runs each once more.
+    fn recomputes(&self) -> bool;
+    /// What is watched next is layer `layer` once more.
+    fn turn_to(&mut self, layer: usize);
     /// Whether the hook changed what is at `place`: dropout.
     fn changes(&self, place: Place) -> bool;
     /// The gradient after the hook's change becomes the one before it.
@@ -104,13 +109,34 @@ impl Model {
         })
     }
 
-    /// As [`Model::forward`], watched, on the calling thread alone.
-    pub fn forward_here<H: super::Hook>(
+    /// Runs one layer again for `recorded` to watch, from what it kept of the layer below.
+    fn run_again<R: Recorded>(
         &self,
+        layer: usize,
         batch: &Batch,
         tasks: &[&Task],
-        hook: &mut H,
-    ) -> Matrix {
+        recorded: &mut R,
+        scratch: &mut Matrix,
+    ) {
+        let under = match layer.checked_sub(1) {
+            None => recorded.kept(Place::Embedded, 0),
+            Some(under) => recorded.kept(Place::LayerOut, under),
+        };
+        let (t, h) = (under.rows(), under.cols());
+        // Twice as high: the layer's input above, its output (kept already) below.
+        let (mut from, out) = scratch.reshape(2 * t, h).split_rows(t);
+        from.copy_from(under);
+        let stretch = super::Stretch {
+            layers: layer..layer + 1,
+            from: Some(from.as_ref()),
+            batch,
+        };
+        recorded.turn_to(layer);
+        self.run(stretch, tasks, recorded, out, 1);
+    }
+
+    /// As [`Model::forward`], watched, on the calling thread alone.
+    pub fn forward_here<H: Hook>(&self, batch: &Batch, tasks: &[&Task], hook: &mut H) -> Matrix {
         let mut out = Matrix::zeros(batch.tokens(), self.spec.hidden);
         let stretch = super::Stretch {
             layers: 0..self.blocks.len(),
@@ -122,14 +148,15 @@ impl Model {
     }
 
     /// Adds to `gradients` those of all that is trained, given the gradient `d [T x H]` of [`Model::forward`]'s answer
-    /// over `batch`, all of whose rows are of `task`. `d` is used up.
+    /// over `batch`, all of whose rows are of `task`. `d` and `scratch` are used up.
     pub fn backward<R: Recorded>(
         &self,
         batch: &Batch,
         task: &Task,
         transposed: &Transposed,
-        recorded: &R,
-        mut d: Matrix,
+        recorded: &mut R,
+        d: &mut Matrix,
+        scratch: &mut Scratch,
         gradients: &mut Gradients,
     ) {
         let base = &gradients.base;
@@ -149,29 +176,34 @@ impl Model {
             || projected.is_some() && (kinds.biases || kinds.weights)
             || kinds.norms
             || kinds.embeddings;
-        let back = Back {
-            pass: Pass {
-                packed: &self.packed,
-                batch,
-                tasks: &tasks,
-                heads: self.spec.heads,
-                threads: 1,
-            },
-            recorded,
-            transposed,
-            below,
-            lowest,
+        let pass = Pass {
+            packed: &self.packed,
+            batch,
+            tasks: &tasks,
+            heads: self.spec.heads,
+            threads: 1,
         };
-        let mut scratch = Scratch::default();
         if let (Some(norm), Some(last)) = (&self.final_norm, self.blocks.len().checked_sub(1)) {
             let mut dx = Matrix::zeros(d.rows(), d.cols());
-            let x = recorded.at(Place::LayerOut, last);
+            let x = recorded.kept(Place::LayerOut, last);
             let trained = gradients.base.norms.get_mut(&NormAt::Final);
             norm.backward(x, d.view(), dx.view_mut(), trained);
-            d = dx;
+            *d = dx;
         }
+        let mut again = Matrix::default();
         for (layer, block) in self.blocks.iter().enumerate().skip(lowest).rev() {
-            block.backward(&back, layer, &mut d, &mut scratch, gradients);
+            if recorded.recomputes() {
+                self.run_again(layer, batch, &tasks, recorded, &mut again);
+            }
+            let back = Back {
+                pass,
+                recorded: &*recorded,
+                transposed,
+                below,
+                lowest,
+                blocks: &self.blocks,
+            };
+            block.backward(&back, layer, d, scratch, gradients);
         }
         if below {
             recorded.backward(Place::Embedded, 0, d.view_mut());

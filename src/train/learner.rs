@@ -16,8 +16,10 @@ use crate::{
     error::Result,
     mat::{Mat, Matrix},
     model::{
-        Batch, Classifier, Level, Model, Sequence, backward::Gradients,
-        linear::backward::Transposed, pooling,
+        Batch, Classifier, Level, Model, Sequence,
+        backward::{Gradients, Scratch},
+        linear::backward::Transposed,
+        pooling,
     },
     spec::Order,
 };
@@ -33,6 +35,14 @@ pub struct Example {
     pub target: Target,
 }
 
+/// What a thread keeps from step to step.
+#[derive(Debug)]
+struct Worker {
+    tape: Tape,
+    scratch: Scratch,
+    d: Matrix,
+}
+
 /// A model in training.
 #[derive(Debug)]
 pub struct Learner<'m> {
@@ -42,7 +52,8 @@ pub struct Learner<'m> {
     transposed: Transposed,
     /// What is trained.
     pub live: Live,
-    tapes: Vec<Tape>,
+    workers: Vec<Worker>,
+    recompute: bool,
     dropout: f32,
     seed: u64,
     budget: usize,
@@ -61,7 +72,8 @@ impl<'m> Learner<'m> {
             transposed: base.transposed(&live.bind(base, true).task, kinds),
             own,
             live,
-            tapes: Vec::new(),
+            workers: Vec::new(),
+            recompute: false,
             dropout,
             seed,
             budget: usize::MAX,
@@ -84,6 +96,18 @@ impl<'m> Learner<'m> {
     /// Runs a step in portions of at most `tokens` tokens (a longer row alone): less memory, the same mean.
     pub fn limit_tokens(&mut self, tokens: usize) {
         self.budget = tokens;
+    }
+
+    /// Keeps nothing of the forward pass but the layers' outputs, and runs each layer again on the way down: a third more
+    /// time, and memory for long texts.
+    pub fn recompute(&mut self, yes: bool) {
+        self.recompute = yes;
+        self.workers.clear();
+    }
+
+    /// Bytes that recordings of the forward pass hold on to.
+    pub fn recorded_bytes(&self) -> usize {
+        self.workers.iter().map(|w| w.tape.bytes()).sum()
     }
 
     /// The base, or what training has made of it so far.
@@ -121,8 +145,12 @@ impl<'m> Learner<'m> {
         let parts = deal(rows, rayon::current_num_threads());
         let model = self.own.as_ref().unwrap_or(self.base);
         let order = model.spec().layers.first().map_or(Order::Post, |l| l.order);
-        while self.tapes.len() < parts.len() {
-            self.tapes.push(Tape::new(order));
+        while self.workers.len() < parts.len() {
+            self.workers.push(Worker {
+                tape: Tape::new(order, self.recompute),
+                scratch: Scratch::default(),
+                d: Matrix::default(),
+            });
         }
         let key = key.iter().fold(random::key(self.seed, "dropout"), |k, &n| {
             random::word(k, n)
@@ -130,12 +158,12 @@ impl<'m> Learner<'m> {
         let (transposed, dropout, kinds) = (&self.transposed, self.dropout, self.live.kinds());
         let parts: Vec<(f64, Gradients)> = parts
             .par_iter()
-            .zip(&mut self.tapes[..parts.len()])
+            .zip(&mut self.workers[..parts.len()])
             .enumerate()
-            .map(|(i, (rows, tape))| {
-                tape.drop_out(dropout, random::word(key, i as u64));
+            .map(|(i, (rows, worker))| {
+                worker.tape.start(dropout, random::word(key, i as u64));
                 let zeros = Gradients::zeros(model, &bound.task, kinds);
-                part(model, transposed, bound, rows, count, tape, zeros)
+                part(model, transposed, bound, rows, count, worker, zeros)
             })
             .collect();
         let mut parts = parts.into_iter();
@@ -248,10 +276,11 @@ fn part(
     bound: &Bound,
     rows: &[&Example],
     count: f64,
-    tape: &mut Tape,
+    worker: &mut Worker,
     mut gradients: Gradients,
 ) -> (f64, Gradients) {
     let (batch, classifier) = (pack(rows), classifier(bound));
+    let Worker { tape, scratch, d } = worker;
     let encoded = model.forward_here(&batch, &[&bound.task], tape);
     let pooled = pooled(classifier, &batch, &encoded);
     let x = pooled.as_ref().unwrap_or(&encoded);
@@ -270,19 +299,19 @@ fn part(
     }
     let head = &classifier.head;
     let dx = head.backward(x.view(), dlogits.view(), &mut gradients.head);
-    let d = match &pooled {
-        None => dx,
+    match &pooled {
+        None => *d = dx,
         Some(_) => {
-            let mut d = Matrix::zeros(encoded.rows(), encoded.cols());
+            let mut d = d.reshape(encoded.rows(), encoded.cols());
             for s in 0..batch.sequences() {
                 let range = batch.rows(s);
                 let x = encoded.view().row_range(range.clone());
-                let to = d.view_mut().row_range(range);
+                let to = d.reborrow().row_range(range);
                 pooling::backward(head.pool, x, dx.row(s), to);
             }
-            d
         }
-    };
-    model.backward(&batch, &bound.task, transposed, tape, d, &mut gradients);
+    }
+    let task = &bound.task;
+    model.backward(&batch, task, transposed, tape, d, scratch, &mut gradients);
     (loss, gradients)
 }

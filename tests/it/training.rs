@@ -198,6 +198,29 @@ fn one_step_equals_torch() {
 }
 
 #[test]
+fn a_layer_run_again_has_the_same_gradients() {
+    for family in TRAINED {
+        let f = fixture(family);
+        let examples = f.examples();
+        let rows: Vec<&Example> = examples.iter().collect();
+        let run = |recompute| {
+            let mut learner = Learner::new(&f.model, f.sora(), 0.2, 7).expect("a learner");
+            learner.recompute(recompute);
+            let bound = learner.bind(true);
+            let first = learner.gradients(&bound, &rows, 0);
+            let second = learner.gradients(&bound, &rows, 1);
+            assert_ne!(first, second, "{family}: dropout");
+            (first, second, learner.recorded_bytes())
+        };
+        let (kept, again) = (run(false), run(true));
+        // In a post-norm encoder the layer's input is made again from the sum before its norm, by the same kernel.
+        assert_eq!(kept.0, again.0, "{family}");
+        assert_eq!(kept.1, again.1, "{family}");
+        assert!(again.2 < kept.2, "{family}: {} of {} bytes", again.2, kept.2);
+    }
+}
+
+#[test]
 fn ten_steps_equal_torch() {
     for family in TRAINED {
         let f = fixture(family);

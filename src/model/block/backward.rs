@@ -30,6 +30,8 @@ pub struct Back<'a, R> {
     pub below: bool,
     /// The lowest layer with something to train.
     pub lowest: usize,
+    /// Norms whose answers are the inputs of layers, where the stream itself was not recorded: the layers.
+    pub blocks: &'a [Block],
 }
 
 impl<R> std::fmt::Debug for Back<'_, R> {
@@ -46,6 +48,8 @@ pub struct Scratch {
     half: Matrix,
     wide: Matrix,
     ffn: Matrix,
+    /// What a linear read, made again.
+    input: Matrix,
 }
 
 impl<'a, R: Recorded> Back<'a, R> {
@@ -79,7 +83,7 @@ impl Block {
         w: &mut Scratch,
         gradients: &mut Gradients,
     ) {
-        let at = |place| back.recorded.at(place, layer);
+        let at = |place| back.recorded.kept(place, layer);
         let number = self.spec.weights_of;
         match self.spec.order {
             Order::Post => {
@@ -106,12 +110,40 @@ impl Block {
                 self.attention_backward(back, layer, d, w, gradients, normed);
                 if let (Some(norm), true) = (&self.attn_norm, back.below || layer > back.lowest) {
                     let x = match layer {
-                        0 => back.recorded.at(Place::Embedded, 0),
-                        _ => back.recorded.at(Place::LayerOut, layer - 1),
+                        0 => back.recorded.kept(Place::Embedded, 0),
+                        _ => back.recorded.kept(Place::LayerOut, layer - 1),
                     };
                     let trained = gradients.base.norms.get_mut(&NormAt::Attention(number));
                     through(norm, x, d, w, trained);
                 }
+            }
+        }
+    }
+
+    /// What the feed-forward half read: its norm's answer, or the stream after the attention half, normed or not.
+    fn mlp_input<R: Recorded>(&self, back: &Back<'_, R>, layer: usize, to: &mut Matrix) {
+        let norm = match self.spec.order {
+            Order::Post => self.attn_norm.as_ref(),
+            Order::Pre => Some(&self.mlp_norm),
+        };
+        normed(norm, back.recorded.kept(Place::AttnSum, layer), to);
+    }
+
+    /// What the attention half read: likewise of the stream that came into the layer.
+    fn attention_input<R: Recorded>(&self, back: &Back<'_, R>, layer: usize, to: &mut Matrix) {
+        let norm = match self.spec.order {
+            Order::Post => None,
+            Order::Pre => self.attn_norm.as_ref(),
+        };
+        match layer.checked_sub(1) {
+            None => normed(norm, back.recorded.kept(Place::Embedded, 0), to),
+            Some(under) if back.recorded.has(Place::LayerOut, under) => {
+                normed(norm, back.recorded.kept(Place::LayerOut, under), to);
+            }
+            // Only a layer that norms last can be made again from its sum.
+            Some(under) => {
+                let sum = back.recorded.kept(Place::MlpSum, under);
+                normed(Some(&back.blocks[under].mlp_norm), sum, to);
             }
         }
     }
@@ -128,49 +160,75 @@ impl Block {
         normed: bool,
     ) {
         let (t, h) = (d.rows(), d.cols());
-        let at = |place| back.recorded.at(place, layer);
-        let active = at(Place::MlpActive);
-        let f = active.cols();
+        let before = back.recorded.kept(Place::MlpIn, layer);
+        let gated = self.spec.mlp != Mlp::Plain;
+        let f = if gated {
+            before.cols() / 2
+        } else {
+            before.cols()
+        };
+        let mut active = w.input.reshape(t, f);
+        for r in 0..t {
+            self.activate(before.row(r), active.row_mut(r));
+        }
         let dy = masked(back, Place::MlpOut, layer, d, &mut w.half);
         // y = a Wt
         let dx = InputGradient::Write(w.ffn.reshape(t, f));
-        back.linear(&self.mlp_out, active, dy, gradients, dx);
-        back.recorded
-            .backward(Place::MlpActive, layer, w.ffn.view_mut());
-        let before = at(Place::MlpIn);
-        let act = self.spec.activation;
+        back.linear(&self.mlp_out, w.input.view(), dy, gradients, dx);
         let mut dh = w.wide.reshape(t, before.cols());
-        let gated = self.spec.mlp == Mlp::Gated;
-        let mut active = vec![0.0; f];
+        let mut scratch = if gated { vec![0.0; f] } else { Vec::new() };
         for r in 0..t {
-            let da = w.ffn.row(r);
-            if !gated {
-                // a = act(h)
-                act.backward(before.row(r), da, dh.row_mut(r));
-                continue;
-            }
-            // a = act(p) q for p | q = h
-            let (p, q) = before.row(r).split_at(f);
-            let (dp, dq) = dh.row_mut(r).split_at_mut(f);
-            active.copy_from_slice(p);
-            act.apply(&mut active);
-            for i in 0..f {
-                dq[i] = da[i] * active[i];
-                active[i] = da[i] * q[i];
-            }
-            act.backward(p, &active, dp);
+            self.activation_backward(before.row(r), w.ffn.row(r), dh.row_mut(r), &mut scratch);
         }
+        self.mlp_input(back, layer, &mut w.input);
         let to = match normed {
             true => InputGradient::Write(w.half.reshape(t, h)),
             false => InputGradient::Add(d.view_mut()),
         };
-        back.linear(
-            &self.mlp_in,
-            at(Place::MlpInput),
-            w.wide.view(),
-            gradients,
-            to,
-        );
+        back.linear(&self.mlp_in, w.input.view(), w.wide.view(), gradients, to);
+    }
+
+    /// What forward makes of a row of the first linear's answer: `a = act(h)`, or `act(p) q` for `p | q` (`q | p` where
+    /// the second half is the activated one) = h.
+    fn activate(&self, h: &[f32], a: &mut [f32]) {
+        if self.spec.mlp == Mlp::Plain {
+            a.copy_from_slice(h);
+            return self.spec.activation.apply(a);
+        }
+        let (p, q) = self.halves(h);
+        a.copy_from_slice(p);
+        self.spec.activation.apply(a);
+        a.iter_mut().zip(q).for_each(|(a, q)| *a *= q);
+    }
+
+    /// The gradient of [`Block::activate`].
+    fn activation_backward(&self, h: &[f32], da: &[f32], dh: &mut [f32], scratch: &mut [f32]) {
+        let act = self.spec.activation;
+        if self.spec.mlp == Mlp::Plain {
+            return act.backward(h, da, dh);
+        }
+        let (p, q) = self.halves(h);
+        let (first, second) = dh.split_at_mut(p.len());
+        let (dp, dq) = match self.spec.mlp {
+            Mlp::GatedSecond => (second, first),
+            _ => (first, second),
+        };
+        dq.copy_from_slice(p);
+        act.apply(dq);
+        for i in 0..p.len() {
+            dq[i] *= da[i];
+            scratch[i] = da[i] * q[i];
+        }
+        act.backward(p, scratch, dp);
+    }
+
+    /// The activated half of a gated row, and the other.
+    fn halves<'h>(&self, h: &'h [f32]) -> (&'h [f32], &'h [f32]) {
+        let (first, second) = h.split_at(h.len() / 2);
+        match self.spec.mlp {
+            Mlp::GatedSecond => (second, first),
+            _ => (first, second),
+        }
     }
 
     fn attention_backward<R: Recorded>(
@@ -183,7 +241,7 @@ impl Block {
         normed: bool,
     ) {
         let (t, h) = (d.rows(), d.cols());
-        let at = |place| back.recorded.at(place, layer);
+        let at = |place| back.recorded.kept(place, layer);
         let dy = masked(back, Place::AttnOut, layer, d, &mut w.half);
         // y = context Wt
         let dx = InputGradient::Write(w.ffn.reshape(t, h));
@@ -199,18 +257,22 @@ impl Block {
             back.transposed,
             own,
         );
+        self.attention_input(back, layer, &mut w.input);
         let to = match (back.below || layer > back.lowest, normed) {
             (false, _) => InputGradient::None,
             (true, true) => InputGradient::Write(w.half.reshape(t, h)),
             (true, false) => InputGradient::Add(d.view_mut()),
         };
-        back.linear(
-            &self.qkv,
-            at(Place::AttnInput),
-            w.wide.view(),
-            gradients,
-            to,
-        );
+        back.linear(&self.qkv, w.input.view(), w.wide.view(), gradients, to);
+    }
+}
+
+/// `to = norm(x)`, or `x` itself where there is no norm.
+fn normed(norm: Option<&Norm>, x: Mat<'_>, to: &mut Matrix) {
+    let mut to = to.reshape(x.rows(), x.cols());
+    match norm {
+        Some(norm) => norm.forward_into(x, to),
+        None => to.copy_from(x),
     }
 }
 

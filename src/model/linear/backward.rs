@@ -226,12 +226,16 @@ fn factors_backward(
     for rows in blocks(x.rows()) {
         let (x, dy) = (x.row_range(rows.clone()), dy.row_range(rows.clone()));
         let mut t = t.view_mut().row_range(0..rows.len());
-        ranks_into(x, factors.down.view(), t.reborrow());
         let mut dt = dt.reborrow().row_range(rows);
-        for ((part, up), dup) in factors.parts.iter().zip(&ups).zip(&mut gradient.up) {
+        // Rows are read from end to end first, as memory likes it; the sums then find them near.
+        ranks_into(x, factors.down.view(), t.reborrow());
+        for (part, up) in factors.parts.iter().zip(&ups) {
             let dy = dy.col_range(part.columns.clone());
-            add_outer(t.as_ref().col_range(part.ranks.clone()), dy, dup.view_mut());
             ranks_into(dy, up.view(), dt.reborrow().col_range(part.ranks.clone()));
+        }
+        for (part, dup) in factors.parts.iter().zip(&mut gradient.up) {
+            let t = t.as_ref().col_range(part.ranks.clone());
+            add_outer(t, dy.col_range(part.columns.clone()), dup.view_mut());
         }
         add_outer(dt.as_ref(), x, gradient.down.view_mut());
     }
