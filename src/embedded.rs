@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    adapter::Adapter,
+    adapter::AdapterFiles,
     error::{Error, Result},
     weights::{Source, cache, durable},
 };
@@ -76,29 +76,30 @@ fn unpacked(cache: &Path) -> Result<PathBuf> {
 }
 
 /// Its adapters, by name.
-pub fn adapters() -> Vec<(&'static str, Result<Adapter>)> {
+pub fn adapters() -> Vec<(&'static str, AdapterFiles)> {
     macro_rules! adapter {
         ($name:literal) => {
             (
                 $name,
-                Adapter::from_bytes(
-                    include_bytes!(concat!(
+                AdapterFiles {
+                    config: include_bytes!(concat!(
                         "../models/tiny/adapters/",
                         $name,
                         "/adapter_config.json"
-                    )),
-                    include_bytes!(concat!(
+                    ))
+                    .to_vec(),
+                    weights: include_bytes!(concat!(
                         "../models/tiny/adapters/",
                         $name,
                         "/adapter_model.safetensors"
-                    )),
-                    Some(include_bytes!(concat!(
-                        "../models/tiny/adapters/",
-                        $name,
-                        "/labels.json"
-                    ))),
-                    Path::new(concat!("built-in/", $name)),
-                ),
+                    ))
+                    .to_vec(),
+                    labels: Some(
+                        include_bytes!(concat!("../models/tiny/adapters/", $name, "/labels.json"))
+                            .to_vec(),
+                    ),
+                    selftest: None,
+                },
             )
         };
     }

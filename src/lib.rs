@@ -11,6 +11,8 @@ pub mod kernel;
 pub mod mat;
 pub mod model;
 pub mod report;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod simd;
 pub mod spec;
 pub mod text;

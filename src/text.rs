@@ -264,6 +264,47 @@ impl Tokenizer {
         Ok(encoded(&encoding))
     }
 
+    /// Ids instead of a text, with the model's special tokens laid around them where they do not begin with its first
+    /// one. Offsets are (0, 0): there is no text.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`]; [`Error::Format`] for an id that the vocabulary does not have.
+    pub fn encode_ids(&self, ids: &[u32], limit: Limit) -> Result<Encoded> {
+        if let Some(id) = ids.iter().find(|&&id| self.id_to_token(id).is_none()) {
+            return Err(self.failed(&format!("no token has id {id}")));
+        }
+        let finished = self.specials.cls.is_some_and(|cls| ids[0] == cls);
+        let finish = self.finish.as_ref().filter(|_| !finished);
+        let added = finish.map_or(0, |finish| finish.added_tokens(false));
+        let (tokens, max) = (ids.len() + added, limit.max);
+        let cut = tokens > max;
+        if cut && (limit.truncate == Truncate::No || finished || max < added) {
+            return Err(Error::TooLong { tokens, max });
+        }
+        let keep = if cut { max - added } else { ids.len() };
+        let kept = match limit.truncate {
+            Truncate::Left => &ids[ids.len() - keep..],
+            _ => &ids[..keep],
+        };
+        let n = kept.len();
+        let bare = Encoding::new(
+            kept.to_vec(),
+            vec![0; n],
+            vec![String::new(); n],
+            vec![None; n],
+            vec![(0, 0); n],
+            vec![0; n],
+            vec![1; n],
+            Vec::new(),
+            Default::default(),
+        );
+        let encoding = match finish {
+            Some(finish) => guard(|| finish.process(bare, None, true)),
+            None => Ok(bare),
+        };
+        Ok(encoded(&encoding.map_err(|why| self.failed(&why))?))
+    }
+
     /// Encodes many rows in parallel, in the order given. `done` is called from any thread, once a row, with the
     /// number of its tokens (0 for one that failed).
     pub fn encode_batch(

@@ -7,6 +7,7 @@
 mod adalora;
 mod archive;
 mod bounded;
+mod files;
 #[cfg(test)]
 mod fixture;
 mod gate;
@@ -29,6 +30,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use files::{AdapterFiles, SELFTEST};
 pub use matching::Targets;
 pub use prune::{Keep, PruneReport, PrunedModule};
 pub use random::{RandomSite, pruned_ranks};
@@ -74,20 +76,7 @@ impl Adapter {
     /// # Errors
     /// Anything in the files that is missing, unknown, contradictory, not finite or not supported.
     pub fn read(dir: &Path) -> Result<Self> {
-        let weights_path = dir.join(peft::WEIGHTS);
-        refuse_pickle(dir, &weights_path)?;
-        let config = bounded::read(&dir.join(peft::CONFIG), bounded::MAX_CONFIG)?;
-        let weights = bounded::read(&weights_path, bounded::MAX_WEIGHTS)?;
-        let mut adapter = peft::read(&config, &weights, dir)?;
-        for side in [labels::LABELS, "config.json"] {
-            let path = dir.join(side);
-            if path.exists() {
-                let bytes = bounded::read(&path, bounded::MAX_CONFIG)?;
-                adapter.take_labels(labels::parse(&bytes, &path)?);
-                break;
-            }
-        }
-        Ok(adapter)
+        AdapterFiles::read(dir)?.adapter(dir)
     }
 
     /// Reads an adapter whose files are in memory: `adapter_config.json`, `adapter_model.safetensors`, `labels.json`.

@@ -54,8 +54,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     if bases.is_empty() && adapters.is_empty() {
         bases.push(embedded::base());
-        for (name, adapter) in embedded::adapters() {
-            adapters.push((name.to_owned(), adapter?));
+        for (name, files) in embedded::adapters() {
+            let adapter = files.adapter(&Path::new("built-in").join(name))?;
+            adapters.push((name.to_owned(), adapter));
         }
     }
     let mut out = super::output::Output::stdout();

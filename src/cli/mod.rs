@@ -17,6 +17,8 @@ mod progress;
 mod prune;
 mod rerank;
 mod rows;
+#[cfg(feature = "server")]
+mod serve;
 mod setup;
 mod tag;
 mod train;
@@ -73,6 +75,9 @@ enum Command {
     Prune(prune::Args),
     /// Check adapters against a base without running traffic
     Verify(verify::Args),
+    /// Serve a base and its adapters over HTTP
+    #[cfg(feature = "server")]
+    Serve(Box<serve::Args>),
     /// Turn a SoRA or OpenDelta checkpoint, or an AdaLoRA adapter, into a plain adapter
     Import(import::Args),
     /// Print a completion script for your shell
@@ -101,8 +106,15 @@ impl From<crate::Error> for Failure {
 
 /// Runs the command that the arguments of this process name.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse(); // usage errors end here, with code 2
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(failure) => return exit(Err(failure)),
+    };
     let level = tracing_subscriber::EnvFilter::try_from_env("SORANK_LOG");
+    #[cfg(feature = "server")]
+    if let Command::Serve(args) = &cli.command {
+        return exit(serve::run(args, level.unwrap_or_else(|_| "info".into())));
+    }
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(level.unwrap_or_else(|_| "warn".into()))
@@ -121,11 +133,27 @@ pub fn main() -> ExitCode {
         Command::Prune(args) => prune::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Import(args) => import::run(&args),
+        #[cfg(feature = "server")]
+        Command::Serve(_) => unreachable!("it has been run above, with a log of its own"),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "sorank", &mut std::io::stdout());
             Ok(())
         }
     };
+    exit(done)
+}
+
+/// The arguments of this process; usage errors end it, with code 2.
+fn parse() -> Result<Cli, Failure> {
+    #[cfg(feature = "server")]
+    return Ok(Cli::parse_from(serve::with_config(
+        std::env::args_os().collect(),
+    )?));
+    #[cfg(not(feature = "server"))]
+    Ok(Cli::parse())
+}
+
+fn exit(done: Result<(), Failure>) -> ExitCode {
     match done {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
         Err(Failure::Failed(why)) => {

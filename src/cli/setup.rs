@@ -24,20 +24,30 @@ pub(super) struct ModelArgs {
     #[arg(long, value_name = "DIR", env = "SORANK_MODEL")]
     pub(super) model: Option<PathBuf>,
     /// An adapter's directory and the name that rows call it by; repeatable
-    #[arg(long = "adapter", value_name = "NAME=DIR", value_parser = named_dir)]
+    #[arg(
+        long = "adapter",
+        value_name = "NAME=DIR",
+        value_parser = named_dir,
+        env = "SORANK_ADAPTERS",
+        value_delimiter = ';'
+    )]
     pub(super) adapters: Vec<(String, PathBuf)>,
     /// Precision of the base's linears
-    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    #[arg(long, value_enum, default_value_t = Dtype::F32, env = "SORANK_DTYPE")]
     pub(super) dtype: Dtype,
     /// Threads; by default the cores this process may use
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), env = "SORANK_THREADS")]
     pub(super) threads: Option<u16>,
     /// The most tokens of one batch
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_BATCH_TOKENS)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_BATCH_TOKENS, env = "SORANK_MAX_BATCH_TOKENS")]
     pub(super) max_batch_tokens: usize,
     /// No progress on stderr
-    #[arg(long, short)]
+    #[arg(long, short, env = "SORANK_QUIET")]
     pub(super) quiet: bool,
+    /// Read the base into private memory instead of mapping its files: slower to start and not shared with other
+    /// processes, but nobody can change it under this one
+    #[arg(long, env = "SORANK_NO_MMAP")]
+    pub(super) no_mmap: bool,
 }
 
 /// Precisions that the runtime offers.
@@ -85,6 +95,7 @@ impl ModelArgs {
         let report = |done: usize, total: usize| progress.set(done, total);
         let pack = PackOptions {
             progress: Some(&report),
+            no_mmap: self.no_mmap,
             ..PackOptions::default()
         };
         let options = LoadOptions {
@@ -98,8 +109,9 @@ impl ModelArgs {
     pub(super) fn all_adapters(&self) -> Result<Vec<(String, crate::Result<Adapter>)>, Failure> {
         let mut all = Vec::new();
         if self.model.is_none() {
-            for (name, adapter) in embedded::adapters() {
-                all.push((name.to_owned(), adapter));
+            for (name, files) in embedded::adapters() {
+                let shown_as = Path::new("built-in").join(name);
+                all.push((name.to_owned(), files.adapter(&shown_as)));
             }
         }
         for (name, dir) in &self.adapters {

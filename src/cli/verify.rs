@@ -1,19 +1,18 @@
 //! `sorank verify`: does an adapter belong to a base, without traffic.
 //!
 //! Everything that admission of real rows would find is found here: the fingerprint, every tensor, the head, and the
-//! answers of a `selftest.json` beside the adapter, `{"rows": [{"text", "text_pair"?, "logits"? or "embedding"?}]}`.
+//! answers of a `selftest.json` beside the adapter (`engine::selftest`).
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{Failure, output::Output, rows::go_on, setup::ModelArgs};
 use crate::{
-    adapter::Adapter,
-    engine::{Answer, Engine, Request, Want},
-    error::{Error, Result},
+    adapter::{Adapter, AdapterFiles, SELFTEST},
+    engine::{Engine, Resident, selftest::SelfTest},
+    error::Result,
     model::Task,
-    text::Truncate,
 };
 
 /// Checks each --adapter against the base: all its tensors fit and are used, its head is there, its base is this one
@@ -26,27 +25,6 @@ pub(super) struct Args {
     /// Print one JSON object for each adapter instead of text
     #[arg(long)]
     json: bool,
-}
-
-const SELFTEST: &str = "selftest.json";
-/// The largest file of that name that is read.
-const SELFTEST_MAX: u64 = 16 << 20;
-/// Largest difference to a vector of the self test, relative to its largest number: other machines' f32, with room.
-const SELFTEST_MOST: f32 = 1e-4;
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SelfTest {
-    rows: Vec<SelfTestRow>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SelfTestRow {
-    text: String,
-    text_pair: Option<String>,
-    logits: Option<Vec<f32>>,
-    embedding: Option<Vec<f32>>,
 }
 
 /// What was found about one adapter.
@@ -99,7 +77,7 @@ fn findings(engine: &Engine, name: &str, adapter: Result<Adapter>) -> Findings {
         let task = engine.model().bind(name, &adapter)?;
         found.fingerprint = adapter.base_fingerprint.is_some();
         found.outputs = task.classifier.as_ref().map(|c| c.head.outputs());
-        found.selftest = selftest(engine, name, task, &adapter.path, &mut found.problems)?;
+        found.selftest = selftest(engine, task, &adapter.path, &mut found.problems)?;
         Ok(())
     });
     found.problems.extend(checked.err().map(|e| e.to_string()));
@@ -133,73 +111,16 @@ impl Findings {
 /// Runs the rows of a self test, if there is one; how many were right.
 fn selftest(
     engine: &Engine,
-    name: &str,
     task: Task,
     dir: &Path,
     problems: &mut Vec<String>,
 ) -> Result<Option<usize>> {
-    let path = dir.join(SELFTEST);
-    let size = match std::fs::metadata(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(Error::io(&path))?.len(),
+    let Some(bytes) = AdapterFiles::read_selftest(dir)? else {
+        return Ok(None);
     };
-    if size > SELFTEST_MAX {
-        let why = format!("{size} bytes, at most {SELFTEST_MAX} are read");
-        return Err(Error::format(&path, why));
-    }
-    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-    let test: SelfTest = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::format(&path, format!("not a self test: {e}")))?;
-    engine.registry().insert(name, task);
-    let mut right = 0;
-    for (i, row) in test.rows.iter().enumerate() {
-        let (want, expected) = match (&row.logits, &row.embedding) {
-            (Some(logits), None) => (Want::Classes, logits),
-            (None, Some(embedding)) => (Want::Embedding, embedding),
-            _ => {
-                let why = format!("rows[{i}]: expected logits or an embedding");
-                return Err(Error::format(&path, why));
-            }
-        };
-        let request = Request {
-            text: &row.text,
-            pair: row.text_pair.as_deref(),
-            adapter: Some(name),
-            want,
-        };
-        let wrong = match engine.admit(&request, Truncate::Right) {
-            Err(error) => Some(error.to_string()),
-            Ok(admitted) => match &engine.run(&[admitted])[..] {
-                [Answer::Classes(c)] => differs(&c.logits, expected),
-                [Answer::Embedding(vector)] => differs(vector, expected),
-                _ => Some("another kind of answer".to_owned()),
-            },
-        };
-        match wrong {
-            None => right += 1,
-            Some(why) => problems.push(format!("{}: rows[{i}]: {why}", path.display())),
-        }
-    }
-    Ok(Some(right))
-}
-
-fn differs(got: &[f32], expected: &[f32]) -> Option<String> {
-    if got.len() != expected.len() {
-        return Some(format!(
-            "expected {} numbers, found {}",
-            expected.len(),
-            got.len()
-        ));
-    }
-    let largest = expected
-        .iter()
-        .fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
-    let distances = got
-        .iter()
-        .zip(expected)
-        .map(|(a, b)| (a - b).abs() / largest);
-    let worst = distances.fold(0.0, f32::max);
-    let right = worst <= SELFTEST_MOST;
-    (!right)
-        .then(|| format!("off by {worst:.1e} of its largest number, at most {SELFTEST_MOST:.0e}"))
+    let path = dir.join(SELFTEST);
+    let task = Arc::new(Resident::new(task, String::new()));
+    let outcome = SelfTest::parse(&bytes, &path)?.run(engine, &task, &path)?;
+    problems.extend(outcome.problems);
+    Ok(Some(outcome.right))
 }

@@ -3,13 +3,20 @@
 use std::sync::Arc;
 
 use super::tags::Entity;
-use crate::{kernel::softmax, mat::MatMut, model::Classifier, spec::Problem};
+use crate::{
+    kernel::softmax,
+    mat::{MatMut, Matrix},
+    model::Classifier,
+    spec::Problem,
+};
 
 /// The answer to one row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// One vector.
     Embedding(Vec<f32>),
+    /// A vector a token, `[T x H]`.
+    Tokens(Matrix),
     /// Labels and scores.
     Classes(Classes),
     /// What was found, in order of the text.

@@ -6,9 +6,13 @@
 
 pub mod answer;
 mod fan;
+mod loading;
+pub mod refused;
 pub mod registry;
 pub mod request;
+pub mod resident;
 pub mod scheduler;
+pub mod selftest;
 pub mod tags;
 
 use std::sync::Arc;
@@ -18,13 +22,16 @@ use rayon::prelude::*;
 use self::scheduler::Item;
 pub use self::{
     answer::{Answer, Classes},
+    refused::Refused,
     registry::Registry,
     request::{Admitted, Request, Want},
+    resident::Resident,
     tags::{Aggregation, Entity},
 };
 use crate::{
     error::{Error, Result},
-    model::{Batch, Classifier, Level, Model, Sequence, Task},
+    mat::Matrix,
+    model::{Batch, Classifier, Embedder, Level, Model, Sequence, Task},
     text::{Encoded, Limit, Tokenizer, Truncate},
 };
 
@@ -48,7 +55,8 @@ impl Engine {
     /// # Errors
     /// When the checkpoint's own head is damaged, or the tokenizer makes ids that the model has no rows for.
     pub fn new(model: Model, tokenizer: Tokenizer, max_batch_tokens: usize) -> Result<Self> {
-        let registry = Registry::new(model.base_task()?);
+        let generation = model.packed().content_hash().to_owned();
+        let registry = Registry::new(Resident::new(model.base_task()?, generation));
         Ok(Self {
             model,
             tokenizer,
@@ -89,11 +97,26 @@ impl Engine {
         encoded: &mut Option<Arc<Encoded>>,
     ) -> Result<Admitted> {
         let task = self.registry.get(request.adapter)?;
-        can(&task, request)?;
+        self.admit_to(&task, request, truncate, encoded)
+    }
+
+    /// As [`Engine::admit`], for a task that was looked up before; the request's own `adapter` is not looked at.
+    /// `encoded` is the text's tokens once a request of the same text was admitted, `None` before.
+    ///
+    /// # Errors
+    /// As [`Engine::admit`].
+    pub fn admit_to(
+        &self,
+        task: &Arc<Resident>,
+        request: &Request<'_>,
+        truncate: Truncate,
+        encoded: &mut Option<Arc<Encoded>>,
+    ) -> Result<Admitted> {
+        can(task, request)?;
         let encoded = match encoded {
             Some(encoded) => encoded.clone(),
             None => encoded
-                .insert(Arc::new(self.encode(request, &task, truncate)?))
+                .insert(Arc::new(self.encode(request, task, truncate)?))
                 .clone(),
         };
         let pieces = match request.want {
@@ -102,10 +125,47 @@ impl Engine {
         };
         Ok(Admitted {
             encoded,
-            task,
+            task: task.clone(),
             want: request.want,
             pieces,
         })
+    }
+
+    /// Admits token ids instead of a text, for anything but tags; the special tokens are added where they are not there.
+    ///
+    /// # Errors
+    /// As [`Engine::admit`].
+    pub fn admit_ids(
+        &self,
+        task: &Arc<Resident>,
+        ids: &[u32],
+        want: Want,
+        truncate: Truncate,
+    ) -> Result<Admitted> {
+        if ids.is_empty() {
+            return Err(Error::EmptyInput);
+        }
+        let request = Request {
+            text: "",
+            pair: None,
+            adapter: None,
+            want,
+        };
+        can(task, &request)?;
+        let encoded = self.tokenizer.encode_ids(ids, self.limit(truncate))?;
+        Ok(Admitted {
+            encoded: Arc::new(self.fitting(encoded, task)?),
+            task: task.clone(),
+            want,
+            pieces: Vec::new(),
+        })
+    }
+
+    fn limit(&self, truncate: Truncate) -> Limit {
+        Limit {
+            max: self.model.max_tokens(),
+            truncate,
+        }
     }
 
     fn encode(&self, request: &Request<'_>, task: &Task, truncate: Truncate) -> Result<Encoded> {
@@ -116,14 +176,16 @@ impl Engine {
         {
             return Err(Error::EmptyInput);
         }
-        let limit = Limit {
-            max: self.model.max_tokens(),
-            truncate,
-        };
-        let mut encoded = self.tokenizer.encode(request.text, request.pair, limit)?;
+        let limit = self.limit(truncate);
+        let encoded = self.tokenizer.encode(request.text, request.pair, limit)?;
+        self.fitting(encoded, task)
+    }
+
+    /// `encoded`, if the model has a row for each of its ids.
+    fn fitting(&self, mut encoded: Encoded, task: &Task) -> Result<Encoded> {
         let vocab = self.model.spec().vocab;
         if let Some(id) = encoded.ids.iter().find(|&&id| id as usize >= vocab) {
-            let why = format!("the tokenizer made id {id} and the model has {vocab} rows");
+            let why = format!("it has token id {id} and the model has {vocab} rows");
             return Err(unable(task, "read this text", why));
         }
         let types = self.model.spec().embed.types.max(1) as u32;
@@ -195,7 +257,7 @@ impl Engine {
             // The plan puts neighbours of one task together, so looking at the last one suffices.
             if !tasks
                 .last()
-                .is_some_and(|last| std::ptr::eq(*last, &**task))
+                .is_some_and(|last| std::ptr::eq(*last, task.task()))
             {
                 tasks.push(task);
             }
@@ -219,9 +281,19 @@ impl Engine {
                 let row = &rows[plan[s]];
                 let hidden = encoded.view().row_range(batch.rows(s));
                 match row.want {
-                    Want::Embedding => {
-                        let vector = self.model.embed(task.embedder, hidden);
+                    Want::Embedding | Want::Pooled => {
+                        let normalize = task.embedder.normalize && row.want == Want::Embedding;
+                        let embedder = Embedder {
+                            normalize,
+                            ..task.embedder
+                        };
+                        let vector = self.model.embed(embedder, hidden);
                         answers[plan[s]] = Some(Answer::Embedding(vector));
+                    }
+                    Want::Tokens => {
+                        let mut vectors = Matrix::zeros(hidden.rows(), hidden.cols());
+                        vectors.view_mut().copy_from(hidden);
+                        answers[plan[s]] = Some(Answer::Tokens(vectors));
                     }
                     Want::Tags(how) => {
                         let classifier = classifier_of(task);
@@ -266,7 +338,7 @@ fn unable(task: &Task, wanted: &'static str, why: impl Into<String>) -> Error {
 /// Whether `task` can do what `request` wants.
 fn can(task: &Task, request: &Request<'_>) -> Result<()> {
     let (wanted, level) = match request.want {
-        Want::Embedding => return Ok(()),
+        Want::Embedding | Want::Pooled | Want::Tokens => return Ok(()),
         Want::Classes => ("classify", Level::Sequence),
         Want::Relevance => ("rerank", Level::Sequence),
         Want::Tags(_) => ("tag", Level::Token),

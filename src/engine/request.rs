@@ -2,14 +2,21 @@
 
 use std::sync::Arc;
 
-use super::tags::{Aggregation, Piece};
-use crate::{model::Task, text::Encoded};
+use super::{
+    resident::Resident,
+    tags::{Aggregation, Piece},
+};
+use crate::text::Encoded;
 
 /// What is asked of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
     /// One vector.
     Embedding,
+    /// The same, not normalised even where the model normalises.
+    Pooled,
+    /// A vector a token, special tokens included: the last hidden states.
+    Tokens,
     /// Labels and scores of the sequence classifier.
     Classes,
     /// Entities, by the token classifier.
@@ -37,7 +44,7 @@ pub struct Admitted {
     /// Its tokens; shared by the rows of one text for several adapters.
     pub encoded: Arc<Encoded>,
     /// Its task, held for the request's life.
-    pub task: Arc<Task>,
+    pub task: Arc<Resident>,
     /// What is asked.
     pub want: Want,
     /// The text's tokens for [`Want::Tags`]; empty for anything else.

@@ -49,7 +49,10 @@ impl Model {
         })?;
         let spec = EncoderSpec::parse(&config, &path)?;
         let sentence = SentenceSpec::read(&source)?;
-        let tensors = Arc::new(Tensors::open(&source)?);
+        let tensors = Arc::new(match options.pack.no_mmap {
+            true => Tensors::open_in_memory(&source)?,
+            false => Tensors::open(&source)?,
+        });
         let plans = linear_plans(&spec);
 
         // Everything is asked for before anything is complained of.

@@ -86,7 +86,7 @@ fn arrows_point_down_only() {
         ),
         (
             "engine/",
-            &["mat", "error", "kernel", "spec", "text", "model"],
+            &["mat", "error", "kernel", "spec", "text", "adapter", "model"],
         ),
         (
             "train/",

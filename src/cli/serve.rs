@@ -1,0 +1,428 @@
+//! `sorank serve`: the server's flags, its start and its end.
+//!
+//! Each flag is also an environment variable (`--max-batch-tokens`: `SORANK_MAX_BATCH_TOKENS`) and a key of a TOML file
+//! (`max-batch-tokens`). A flag counts before a variable, a variable before the file.
+
+mod config;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{net::TcpListener, signal};
+use tracing_subscriber::EnvFilter;
+
+pub(super) use self::config::with_config;
+use super::{Failure, output::Output, rows::go_on, setup::ModelArgs};
+use crate::{
+    embedded,
+    engine::registry::Limits,
+    server::{self, Options, Running, StartAdapter, State},
+};
+
+/// Serves a base and its adapters over HTTP until it is told to end (SIGTERM, Ctrl-C); then it finishes what is under
+/// way. Without --model the built-in model serves its three adapters.
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+pub(super) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    listen: Listen,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    adapters: AdapterArgs,
+    #[command(flatten)]
+    access: Access,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Listening")]
+struct Listen {
+    /// A TOML file with these flags as keys
+    #[arg(long, value_name = "FILE", env = "SORANK_CONFIG")]
+    config: Option<PathBuf>,
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1", env = "SORANK_HOST")]
+    host: String,
+    /// Port; 0 takes a free one, which is printed
+    #[arg(long, default_value_t = 8080, env = "SORANK_PORT")]
+    port: u16,
+    /// A port of its own, on the same address, for the routes that change adapters
+    #[arg(long, value_name = "PORT", env = "SORANK_ADMIN_PORT")]
+    admin_port: Option<u16>,
+    /// A name of the base in a request's `model`; repeatable. By default the model's directory name
+    #[arg(
+        long = "served-model-name",
+        value_name = "NAME",
+        env = "SORANK_SERVED_MODEL_NAME",
+        value_delimiter = ','
+    )]
+    served_model_names: Vec<String>,
+    /// Answer any unknown `model` by the base (clients that always send the name of another model)
+    #[arg(long, env = "SORANK_ACCEPT_ANY_MODEL")]
+    accept_any_model: bool,
+    /// Log lines as JSON
+    #[arg(long, env = "SORANK_JSON_OUTPUT")]
+    json_output: bool,
+    /// Send traces to this OpenTelemetry collector (HTTP, `http://host:4318/v1/traces`)
+    #[cfg(feature = "otlp")]
+    #[arg(long, value_name = "URL", env = "SORANK_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Rows that may wait; above, requests get 429
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4096,
+        env = "SORANK_MAX_QUEUE"
+    )]
+    max_queue: usize,
+    /// Requests under way at once
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 512,
+        env = "SORANK_MAX_CONCURRENT_REQUESTS"
+    )]
+    max_concurrent_requests: usize,
+    /// Rows (texts times adapters) of one request
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 128,
+        env = "SORANK_MAX_CLIENT_BATCH_SIZE"
+    )]
+    max_client_batch_size: usize,
+    /// Rows of one batch; by default as many as its tokens allow
+    #[arg(long, value_name = "N", env = "SORANK_MAX_BATCH_REQUESTS")]
+    max_batch_requests: Option<usize>,
+    /// Batches that run at once
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        env = "SORANK_BATCH_WORKERS"
+    )]
+    batch_workers: usize,
+    /// Bytes of a request's body
+    #[arg(long, value_name = "BYTES", default_value_t = 2 << 20, env = "SORANK_PAYLOAD_LIMIT")]
+    payload_limit: usize,
+    /// Cut texts that are too long where a request does not say
+    #[arg(long, env = "SORANK_AUTO_TRUNCATE")]
+    auto_truncate: bool,
+    /// Seconds that a request may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds, env = "SORANK_REQUEST_TIMEOUT")]
+    request_timeout: f64,
+    /// Seconds that a client may take to send its headers, and its body
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds, env = "SORANK_READ_TIMEOUT")]
+    read_timeout: f64,
+    /// Seconds that requests under way may take once the server is told to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds, env = "SORANK_DRAIN_TIMEOUT")]
+    drain_timeout: f64,
+    /// Seconds between not being ready and no longer accepting, for balancers to notice
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = seconds, env = "SORANK_DRAIN_DELAY")]
+    drain_delay: f64,
+    /// Adapters that metrics name; the rest are counted as `other`
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        env = "SORANK_METRIC_ADAPTERS"
+    )]
+    metric_adapters: usize,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Adapters")]
+struct AdapterArgs {
+    /// Let clients load, replace and unload adapters
+    #[arg(long, env = "SORANK_ALLOW_RUNTIME_ADAPTERS")]
+    allow_runtime_adapters: bool,
+    /// The directory that loads may name places in
+    #[arg(long, value_name = "DIR", env = "SORANK_ADAPTER_ROOT")]
+    adapter_root: Option<PathBuf>,
+    /// A directory whose subdirectories are adapters that load when first asked for
+    #[arg(
+        long,
+        visible_alias = "lora-dir",
+        value_name = "DIR",
+        env = "SORANK_ADAPTER_DIR"
+    )]
+    adapter_dir: Option<PathBuf>,
+    /// A URL prefix in an object store that loads may name places below; repeatable
+    #[arg(
+        long = "adapter-store",
+        value_name = "URL",
+        env = "SORANK_ADAPTER_STORE",
+        value_delimiter = ','
+    )]
+    adapter_stores: Vec<String>,
+    /// Keep names, pins and canaries in this file over restarts
+    #[arg(long, value_name = "FILE", env = "SORANK_STATE_FILE")]
+    state_file: Option<PathBuf>,
+    /// The most adapters; above, the longest unused go
+    #[arg(
+        long,
+        visible_alias = "max-loras",
+        value_name = "N",
+        env = "SORANK_MAX_ADAPTERS"
+    )]
+    max_adapters: Option<usize>,
+    /// The most bytes of all adapters; above, the longest unused go
+    #[arg(long, value_name = "BYTES", env = "SORANK_MAX_ADAPTER_BYTES")]
+    max_adapter_bytes: Option<u64>,
+    /// The largest rank of an adapter
+    #[arg(
+        long,
+        visible_alias = "max-lora-rank",
+        value_name = "R",
+        env = "SORANK_MAX_ADAPTER_RANK"
+    )]
+    max_adapter_rank: Option<usize>,
+    /// The largest weight file of an adapter
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, env = "SORANK_MAX_ADAPTER_FILE_BYTES")]
+    max_adapter_file_bytes: u64,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Access")]
+struct Access {
+    /// A key that requests must bear (Authorization: Bearer); repeatable
+    #[arg(
+        long = "api-key",
+        value_name = "KEY",
+        env = "SORANK_API_KEY",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    api_keys: Vec<String>,
+    /// The token of the routes that change adapters
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "SORANK_ADMIN_TOKEN",
+        hide_env_values = true
+    )]
+    admin_token: Option<String>,
+}
+
+fn seconds(arg: &str) -> Result<f64, String> {
+    let seconds: f64 = arg
+        .parse()
+        .map_err(|_| "expected a number of seconds".to_owned())?;
+    match (0.0..=1e6).contains(&seconds) {
+        true => Ok(seconds),
+        false => Err("expected 0 to 1000000 seconds".to_owned()),
+    }
+}
+
+impl Args {
+    fn options(&self) -> Result<Options, Failure> {
+        let (limits, adapters) = (&self.limits, &self.adapters);
+        let blank = |key: &String| key.trim().is_empty();
+        if (self.access.api_keys.iter().chain(&self.access.admin_token)).any(blank) {
+            let why = "an API key or admin token is empty; leave it out to have none";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        Ok(Options {
+            model_names: self.model_names(),
+            accept_any_model: self.listen.accept_any_model,
+            queue: limits.max_queue,
+            max_concurrent_requests: limits.max_concurrent_requests,
+            max_client_batch_size: limits.max_client_batch_size,
+            max_batch_rows: limits.max_batch_requests.unwrap_or(usize::MAX),
+            max_batch_tokens: self.model.max_batch_tokens,
+            batch_workers: limits.batch_workers,
+            max_body_bytes: limits.payload_limit,
+            auto_truncate: limits.auto_truncate,
+            request_timeout: Duration::from_secs_f64(limits.request_timeout),
+            read_timeout: Duration::from_secs_f64(limits.read_timeout),
+            drain_timeout: Duration::from_secs_f64(limits.drain_timeout),
+            api_keys: self.access.api_keys.clone(),
+            admin_token: self.access.admin_token.clone(),
+            runtime_adapters: adapters.allow_runtime_adapters,
+            adapter_root: adapters.adapter_root.clone(),
+            adapter_dir: adapters.adapter_dir.clone(),
+            adapter_stores: adapters.adapter_stores.clone(),
+            state_file: adapters.state_file.clone(),
+            limits: Limits {
+                adapters: adapters.max_adapters.unwrap_or(usize::MAX),
+                bytes: adapters.max_adapter_bytes.unwrap_or(u64::MAX),
+                rank: adapters.max_adapter_rank.unwrap_or(usize::MAX),
+            },
+            max_adapter_file_bytes: adapters.max_adapter_file_bytes,
+            metric_adapters: limits.metric_adapters,
+        })
+    }
+
+    fn model_names(&self) -> Vec<String> {
+        if !self.listen.served_model_names.is_empty() {
+            return self.listen.served_model_names.clone();
+        }
+        let dir = self.model.model.as_ref();
+        let dir = dir.map(|d| d.canonicalize().unwrap_or_else(|_| d.clone()));
+        let name = dir.and_then(|d| d.file_name().map(|n| n.to_string_lossy().into_owned()));
+        vec![name.unwrap_or_else(|| "sorank-tiny".to_owned())]
+    }
+
+    /// Adapters from the start: the built-in ones of the built-in model, and those given.
+    fn start_adapters(&self) -> Vec<(String, StartAdapter)> {
+        let built_in = match self.model.model {
+            None => embedded::adapters(),
+            Some(_) => Vec::new(),
+        };
+        let built_in = built_in
+            .into_iter()
+            .map(|(name, _)| (name.to_owned(), StartAdapter::BuiltIn(name)));
+        let dirs = self.model.adapters.iter();
+        let given = dirs.map(|(name, dir)| (name.clone(), StartAdapter::Dir(dir.clone())));
+        built_in.chain(given).collect()
+    }
+}
+
+pub(super) fn run(args: &Args, level: EnvFilter) -> Result<(), Failure> {
+    let start = Instant::now();
+    let options = args.options()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from))
+        .max_blocking_threads(64)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::Failed(format!("starting threads: {e}")))?;
+    let _traces = runtime.block_on(async { log(args, level) })?;
+    let engine = args.model.bare_engine()?;
+    let app = State::new(engine, options);
+    let done = runtime.block_on(serve(args, &app, start));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+async fn serve(args: &Args, app: &Arc<State>, start: Instant) -> Result<(), Failure> {
+    let adapters = args.start_adapters();
+    let loading = app.clone();
+    let loaded = tokio::task::spawn_blocking(move || server::start(&loading, &adapters));
+    loaded
+        .await
+        .map_err(|e| Failure::Failed(e.to_string()))?
+        .map_err(|failure| Failure::Failed(failure.message))?;
+    let own_port = args.listen.admin_port;
+    let main = listen(args, args.listen.port).await?;
+    let main = running(main, app, server::router(app.clone(), own_port.is_none()))?;
+    let admin = match own_port {
+        Some(port) => {
+            let listener = listen(args, port).await?;
+            Some(running(listener, app, server::admin_router(app.clone()))?)
+        }
+        None => None,
+    };
+    say(args, app, start, &main, admin.as_ref())?;
+    told_to_end().await?;
+    tracing::info!("ending: finishing what is under way");
+    app.drain();
+    tokio::time::sleep(Duration::from_secs_f64(args.limits.drain_delay)).await;
+    let all = main.stop().await;
+    if let Some(admin) = admin {
+        admin.stop().await;
+    }
+    if !all {
+        tracing::warn!("some requests were not done within the drain timeout");
+    }
+    Ok(())
+}
+
+async fn listen(args: &Args, port: u16) -> Result<TcpListener, Failure> {
+    let host = &args.listen.host;
+    TcpListener::bind((host.as_str(), port))
+        .await
+        .map_err(|e| Failure::Failed(format!("listening on {host}:{port}: {e}")))
+}
+
+fn running(
+    listener: TcpListener,
+    app: &Arc<State>,
+    routes: axum::Router,
+) -> Result<Running, Failure> {
+    Running::start(listener, app, routes).map_err(|e| Failure::Failed(format!("listening: {e}")))
+}
+
+/// Prints what is served and where.
+fn say(
+    args: &Args,
+    app: &Arc<State>,
+    start: Instant,
+    main: &Running,
+    admin: Option<&Running>,
+) -> Result<(), Failure> {
+    let mut out = Output::stdout();
+    let names = args.model_names().join(", ");
+    let ms = start.elapsed().as_secs_f64() * 1e3;
+    let adapters: Vec<String> = (app.engine().registry().list().into_iter())
+        .map(|(name, _)| name)
+        .collect();
+    let adapters = match adapters.as_slice() {
+        [] => "no adapter".to_owned(),
+        names => names.join(", "),
+    };
+    let address = main.address;
+    let mut text = format!(
+        "sorank serves {names} with {adapters}\nlistening on http://{address} (docs: /docs)\n"
+    );
+    if let Some(admin) = admin {
+        text += &format!("admin on http://{}\n", admin.address);
+    }
+    text += &format!("ready after {ms:.0} ms\n");
+    go_on(out.text(&text)?)?;
+    go_on(out.flush()?)
+}
+
+async fn told_to_end() -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::Failed(format!("waiting for signals: {e}"));
+    #[cfg(unix)]
+    {
+        let mut term =
+            signal::unix::signal(signal::unix::SignalKind::terminate()).map_err(failed)?;
+        tokio::select! {
+            _ = term.recv() => Ok(()),
+            ended = signal::ctrl_c() => ended.map_err(failed),
+        }
+    }
+    #[cfg(not(unix))]
+    signal::ctrl_c().await.map_err(failed)
+}
+
+/// Sets up the log; what is returned sends the last traces when it is dropped.
+fn log(args: &Args, level: EnvFilter) -> Result<impl Sized, Failure> {
+    use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    let lines = match args.listen.json_output {
+        true => lines.json().boxed(),
+        false => lines.boxed(),
+    };
+    #[cfg(feature = "otlp")]
+    let (traces, layer) = match &args.listen.otlp_endpoint {
+        Some(endpoint) => {
+            let (provider, layer) = server::traces(endpoint).map_err(Failure::Failed)?;
+            (Some(provider), Some(layer))
+        }
+        None => (None, None),
+    };
+    #[cfg(not(feature = "otlp"))]
+    let (traces, layer) = ((), None::<tracing_subscriber::layer::Identity>);
+    tracing_subscriber::registry()
+        .with(level)
+        .with(lines)
+        .with(layer)
+        .init();
+    Ok(traces)
+}
