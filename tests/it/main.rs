@@ -21,6 +21,8 @@ mod minilm;
 mod parity;
 mod precision;
 mod rerank;
+#[cfg(all(feature = "server", target_os = "linux"))]
+mod serving;
 mod tag;
 mod tools;
 mod training;
