@@ -148,7 +148,8 @@ fn library(engine: &Engine, rows: &[String]) -> (Duration, Vec<Vec<f32>>) {
     let start = Instant::now();
     let answers = engine.answer(&requests, Truncate::Right);
     let took = start.elapsed();
-    let vector = |answer: sorank::Result<Answer>| match answer.expect("a row that fits") {
+    let vector = |answer: sorank::Result<(Answer, usize)>| match answer.expect("a row that fits").0
+    {
         Answer::Embedding(vector) => vector,
         other => panic!("not asked for: {other:?}"),
     };
