@@ -259,6 +259,7 @@ impl Args {
                 rank: adapters.max_adapter_rank.unwrap_or(usize::MAX),
             },
             max_adapter_file_bytes: adapters.max_adapter_file_bytes,
+            base_is_mapped: !self.model.no_mmap,
             metric_adapters: limits.metric_adapters,
         })
     }
@@ -298,7 +299,7 @@ pub(super) fn run(args: &Args, level: EnvFilter) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::Failed(format!("starting threads: {e}")))?;
-    let _traces = runtime.block_on(async { log(args, level) })?;
+    let _traces = log(args, level)?;
     let engine = args.model.bare_engine()?;
     let app = State::new(engine, options);
     let done = runtime.block_on(serve(args, &app, start));

@@ -145,8 +145,9 @@ mod tests {
             tasks.sort_unstable();
             tasks.dedup();
             prop_assert_eq!(groups, tasks.len(), "a task stands in one place of a batch");
-            let of = |task: usize| (0..items.len()).filter(move |&r| rows[r].1 == task);
-            let granted = |task: usize| -> usize {
+            let (rows, items, batch) = (&rows, &items, &batch);
+            let of = &|task: usize| (0..items.len()).filter(move |&r| rows[r].1 == task);
+            let granted = &|task: usize| -> usize {
                 of(task).filter(|r| batch.contains(r)).map(|r| items[r].tokens).sum()
             };
             for task in 0..5 {

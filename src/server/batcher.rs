@@ -24,7 +24,7 @@ use crate::engine::{
 const SHARE: usize = 4;
 
 /// How a batch is computed: an engine's `run`, or a test's stand-in.
-pub type Compute = Arc<dyn Fn(&[Admitted]) -> Vec<Answer> + Send + Sync>;
+pub type Compute = Arc<dyn Fn(&[Admitted]) -> Result<Vec<Answer>, Lost> + Send + Sync>;
 
 /// What a batch was, for who counts.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +62,8 @@ pub struct Done {
 pub enum Lost {
     /// Its batch panicked.
     Panicked,
+    /// The base's files are not what they were: no answer can be trusted.
+    BaseChanged,
 }
 
 /// The queue has no room for these rows.
@@ -285,7 +287,7 @@ impl Shared {
         (self.observe)(ran);
         // A receiver that is gone meanwhile is nobody's loss.
         match answers {
-            Ok(answers) => {
+            Ok(Ok(answers)) => {
                 for (answer, (reply, queued)) in answers.into_iter().zip(replies) {
                     let inference = took;
                     let _ = reply.send(Ok(Done {
@@ -295,9 +297,10 @@ impl Shared {
                     }));
                 }
             }
-            Err(_) => {
+            lost => {
+                let why = lost.map_or(Lost::Panicked, |lost| lost.err().unwrap_or(Lost::Panicked));
                 for (reply, _) in replies {
-                    let _ = reply.send(Err(Lost::Panicked));
+                    let _ = reply.send(Err(why));
                 }
             }
         }

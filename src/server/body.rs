@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::{
     failure::{Failure, Kind},
     state::App,
-    submit::Text,
+    submit::{Input, Text},
 };
 
 /// A JSON body and the headers it came with.
@@ -92,7 +92,7 @@ pub(super) enum OneInput {
 
 impl Inputs {
     /// The texts, `prompt` before each; token ids take none.
-    pub(super) fn texts(self, prompt: &str) -> Vec<(Text, Option<String>)> {
+    pub(super) fn texts(self, prompt: &str) -> Vec<Input> {
         let words = |text: String| match prompt {
             "" => Text::Words(text),
             prompt => Text::Words(format!("{prompt}{text}")),

@@ -281,7 +281,6 @@ impl Metrics {
             .with_label_values(&["retired"])
             .set(retired as i64);
         let most = registry.limits().adapters;
-        self.max_adapters.set(most as f64);
         let waiting_tasks = state.batcher.waiting_tasks();
         let (mut running, mut waiting) = (Vec::new(), Vec::new());
         for alias in &aliases {
@@ -316,6 +315,7 @@ impl Metrics {
         } else {
             most
         };
+        self.max_adapters.set(most as f64);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         self.lora_info
             .with_label_values(&[&most.to_string(), &running.join(","), &waiting.join(",")])

@@ -6,6 +6,7 @@
 
 mod adapters;
 mod auth;
+mod base;
 pub mod batcher;
 mod body;
 mod cards;
@@ -30,6 +31,8 @@ mod store;
 mod submit;
 mod tei;
 mod token_classify;
+#[cfg(feature = "otlp")]
+mod traces;
 mod vllm;
 
 use std::path::PathBuf;
@@ -41,6 +44,8 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
+#[cfg(feature = "otlp")]
+pub use self::traces::{Traces, traces};
 use self::{
     failure::{Failure, Family, envelope},
     loads::{Load, load_now},

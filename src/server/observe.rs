@@ -11,7 +11,7 @@ use axum::{
 use tracing::Instrument;
 
 use super::{
-    failure::{Failure, Kind},
+    failure::{Failure, Family, Kind, envelope},
     openai::made_up_id,
     state::App,
     submit::Stats,
@@ -102,7 +102,14 @@ pub(super) fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
     Failure::new(Kind::Backend, "the server failed on this request").into_response()
 }
 
-/// What is said on an unknown path.
-pub(super) async fn no_route() -> Failure {
-    Failure::new(Kind::NotFound, "there is no such route; see /docs")
+/// What is said on an unknown path, in the envelope of the routes beside it.
+pub(super) async fn no_route(request: Request) -> Response {
+    let path = request.uri().path();
+    let family = match () {
+        () if path.starts_with("/v1/") => Family::OpenAi,
+        () if path.starts_with("/v2/") => Family::Oip,
+        () => Family::Tei,
+    };
+    let failure = Failure::new(Kind::NotFound, "there is no such route; see /docs");
+    envelope(family, failure.into_response())
 }

@@ -51,6 +51,8 @@ pub struct Options {
     pub limits: Limits,
     /// The largest weight file of an adapter.
     pub max_adapter_file_bytes: u64,
+    /// Whether the base's files are mapped, and so watched.
+    pub base_is_mapped: bool,
     /// Adapters that metrics name; the rest are `other`.
     pub metric_adapters: usize,
 }
@@ -80,6 +82,7 @@ impl Default for Options {
             state_file: None,
             limits: Limits::default(),
             max_adapter_file_bytes: 1 << 30,
+            base_is_mapped: true,
             metric_adapters: 100,
         }
     }

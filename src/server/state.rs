@@ -8,13 +8,14 @@ use std::sync::{
 use tokio::sync::Semaphore;
 
 use super::{
+    base::Base,
     batcher::{Batcher, Compute, Sizes},
     failure::{Failure, Kind},
     loads::Loads,
     metrics::Metrics,
     options::Options,
 };
-use crate::engine::Engine;
+use crate::engine::{Admitted, Engine};
 
 /// How handlers hold it.
 pub(super) type App = Arc<State>;
@@ -28,6 +29,7 @@ pub struct State {
     pub(super) loads: Loads,
     /// Requests that may still come in.
     pub(super) places: Semaphore,
+    base: Base,
     phase: AtomicU8,
 }
 
@@ -48,7 +50,14 @@ impl State {
     pub fn new(engine: Engine, options: Options) -> App {
         let engine = Arc::new(engine);
         let runs = engine.clone();
-        Self::with_compute(engine, options, Arc::new(move |rows| runs.run(rows)))
+        let base = Base::of(engine.model(), &options);
+        let compute = move |rows: &[Admitted]| {
+            base.check()?;
+            let answers = runs.run(rows);
+            base.check()?; // also while it ran
+            Ok(answers)
+        };
+        Self::with_compute(engine, options, Arc::new(compute))
     }
 
     /// A server over `engine` whose batches are computed by `compute`.
@@ -64,6 +73,7 @@ impl State {
         let counted = metrics.clone();
         let batcher = Batcher::start(sizes, compute, Arc::new(move |ran| counted.batch(ran)));
         Arc::new(Self {
+            base: Base::of(engine.model(), &options),
             places: Semaphore::new(options.max_concurrent_requests.max(1)),
             loads: Loads::new(&options),
             engine,
@@ -94,6 +104,9 @@ impl State {
     /// # Errors
     /// Why not: 503.
     pub fn ready(&self) -> Result<(), Failure> {
+        if self.base.check().is_err() {
+            self.base_changed();
+        }
         let why = match self.phase.load(SeqCst) {
             READY => return Ok(()),
             DRAINING => "the server is ending",

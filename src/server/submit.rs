@@ -30,12 +30,15 @@ pub(super) enum Text {
     Ids(Vec<u32>),
 }
 
+/// A text and, where it is a pair, the second one.
+pub(super) type Input = (Text, Option<String>);
+
 /// What a handler asks for: each text once for each of its adapters.
 #[derive(Debug)]
 pub(super) struct Ask {
     /// What a message calls the list of texts.
     pub(super) field: &'static str,
-    pub(super) texts: Vec<(Text, Option<String>)>,
+    pub(super) texts: Vec<Input>,
     pub(super) choice: Choice,
     pub(super) want: Want,
     pub(super) truncate: Truncate,
@@ -129,6 +132,10 @@ pub(super) async fn answer(app: &App, ask: Ask) -> Result<Answers, Failure> {
             inference,
         } = match reply.await.map_err(|_| late())? {
             Ok(Ok(done)) => done,
+            Ok(Err(Lost::BaseChanged)) => {
+                app.base_changed();
+                return Err(app.ready().err().unwrap_or_else(late));
+            }
             Ok(Err(Lost::Panicked)) | Err(_) => {
                 let why = "the batch that this request was in failed; others are not affected";
                 return Err(Failure::new(Kind::Backend, why));
@@ -167,7 +174,7 @@ fn plan(app: &State, ask: &Ask) -> Result<Plan, Failure> {
     Ok(plan)
 }
 
-fn characters((text, pair): &(Text, Option<String>)) -> usize {
+fn characters((text, pair): &Input) -> usize {
     let first = match text {
         Text::Words(words) => words.chars().count(),
         Text::Ids(_) => 0,

@@ -19,7 +19,7 @@ use super::{
     rerank,
     select::{Which, choose},
     state::App,
-    submit::{self, Ask, Reply, Text},
+    submit::{self, Ask, Input, Reply, Text},
 };
 use crate::{
     engine::{Answer, Classes, Want},
@@ -146,7 +146,7 @@ pub(super) enum Predicted {
 
 impl Sequences {
     /// The texts; whether it is a list; or the item that is no text and no pair.
-    fn texts(self) -> Result<(Vec<(Text, Option<String>)>, bool), Failure> {
+    fn texts(self) -> Result<(Vec<Input>, bool), Failure> {
         let one = |(i, item): (usize, Vec<String>)| {
             let mut item = item.into_iter();
             match (item.next(), item.next(), item.next()) {

@@ -198,6 +198,11 @@ impl Source {
 }
 
 impl FileId {
+    /// Of the file that `path` means now; `None` where there is none.
+    pub fn at(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().map(|meta| Self::of(&meta))
+    }
+
     /// Reads it from the metadata of an open file, so that it is the file that was read, whatever its name means later.
     pub(crate) fn of(meta: &std::fs::Metadata) -> Self {
         let since = |t: std::time::SystemTime| t.duration_since(std::time::UNIX_EPOCH).ok();

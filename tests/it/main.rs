@@ -5,7 +5,7 @@
 //! precision: bf16 and int8 near f32, and alone equals batched there too ·
 //! hostile: damaged files are refused by name · layering: the house keeps its shape · tag: entities equal the pipeline's ·
 //! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import ·
-//! training: gradients and steps equal torch's
+//! server: HTTP over real sockets · training: gradients and steps equal torch's
 
 #![allow(clippy::print_stdout)] // tests say what they measured and what they skipped
 
@@ -21,6 +21,8 @@ mod minilm;
 mod parity;
 mod precision;
 mod rerank;
+#[cfg(feature = "server")]
+mod server;
 #[cfg(all(feature = "server", target_os = "linux"))]
 mod serving;
 mod tag;

@@ -17,7 +17,7 @@ use crate::{
         failure::{Failure, Kind},
         select::{Chosen, Named, Parameters, Which, choose},
         state::App,
-        submit::{self, Ask, Reply, Text},
+        submit::{self, Ask, Input, Reply, Text},
     },
 };
 
@@ -149,7 +149,7 @@ fn want(chosen: &Chosen) -> Want {
 }
 
 /// The texts of a tensor `text`, paired with those of a tensor `text_pair`, where there is one.
-fn texts(inputs: Vec<InputTensor>) -> Result<Vec<(Text, Option<String>)>, Failure> {
+fn texts(inputs: Vec<InputTensor>) -> Result<Vec<Input>, Failure> {
     let (mut text, mut pair) = (None, None);
     for tensor in inputs {
         let place = match tensor.name.as_str() {
