@@ -7,6 +7,8 @@
 //!
 //! The load comes from one thread of this process, on the same cores: what it costs is in the server's figure.
 
+#![allow(clippy::print_stdout)] // a bench says what it measured
+
 mod load;
 
 use std::{
