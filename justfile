@@ -37,3 +37,32 @@ golden:
 
 deny:
     cargo deny check
+
+# Checks deploy/; packages from PyPI go under target/.
+deploy-lint:
+    test -d target/lint || python3 -m venv target/lint
+    target/lint/bin/pip -q install -r deploy/lint.txt
+    target/lint/bin/pip -q install --no-deps kserve==0.21.0
+    SORANK_BIN=${SORANK_BIN:-target/debug/sorank} target/lint/bin/python deploy/lint.py
+
+# A minute of traffic while adapters are swapped, evicted and unloaded.
+swap:
+    cargo test --test it -- --ignored --nocapture for_a_minute
+
+# 10,000 mutated adapters against the server and the library.
+hostile:
+    cargo test --test it -- --ignored --nocapture ten_thousand_mutated
+
+# 100,000 mutated requests over all routes.
+bad-input:
+    cargo test --test it -- --ignored --nocapture hundred_thousand
+
+# kill -9 at hundreds of moments of changes and of packing.
+crash:
+    cargo test --test it -- --ignored --nocapture kill_9_at_hundreds
+
+# schemathesis (PyPI) against the server's own description, on the built-in model.
+schema:
+    test -d target/schema || python3 -m venv target/schema
+    target/schema/bin/pip -q install schemathesis
+    target/schema/bin/python tests/reference/schema.py target/debug/sorank

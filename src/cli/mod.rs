@@ -7,6 +7,8 @@ mod bench;
 mod classify;
 mod embed;
 mod eval;
+#[cfg(feature = "server")]
+mod health;
 mod import;
 mod input;
 mod inspect;
@@ -78,6 +80,9 @@ enum Command {
     /// Serve a base and its adapters over HTTP
     #[cfg(feature = "server")]
     Serve(Box<serve::Args>),
+    /// Ask a server on this machine whether it takes requests
+    #[cfg(feature = "server")]
+    Health(health::Args),
     /// Turn a SoRA or OpenDelta checkpoint, or an AdaLoRA adapter, into a plain adapter
     Import(import::Args),
     /// Print a completion script for your shell
@@ -133,6 +138,8 @@ pub fn main() -> ExitCode {
         Command::Prune(args) => prune::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Import(args) => import::run(&args),
+        #[cfg(feature = "server")]
+        Command::Health(args) => health::run(&args),
         #[cfg(feature = "server")]
         Command::Serve(_) => unreachable!("it has been run above, with a log of its own"),
         Command::Completions { shell } => {

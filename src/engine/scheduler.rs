@@ -157,7 +157,7 @@ mod tests {
                 prop_assert!(tokens + items[next].tokens > budget, "what fits is taken");
                 // Nobody got a further row while this task, whose next row would have fitted in its place, had less.
                 for other in 0..5 {
-                    let last = of(other).filter(|r| batch.contains(r) && *r != 0).last();
+                    let last = of(other).rfind(|r| batch.contains(r) && *r != 0);
                     let Some(last) = last.filter(|_| other != task) else { continue };
                     let before = granted(other) - items[last].tokens;
                     let fitted = items[next].tokens <= items[last].tokens;

@@ -25,6 +25,9 @@ const OPEN: &[&str] = &[
     "/docs",
     "/api-doc/openapi.json",
     "/console",
+    "/console/console.css",
+    "/console/try.js",
+    "/console/adapters.js",
 ];
 
 /// Lets requests with a key pass, where keys are asked for.

@@ -107,7 +107,7 @@ fn found(app: &App, model: &str) -> Result<std::sync::Arc<Resident>, Failure> {
 }
 
 /// What a model takes and gives
-#[utoipa::path(get, path = "/v2/models/{model}", tag = "KServe",
+#[utoipa::path(get, path = "/v2/models/{model}", tag = "KServe", params(("model" = String, Path)),
     responses((status = 200, body = Metadata), (status = 404)))]
 pub(super) async fn metadata(
     State(app): State<App>,
@@ -155,7 +155,7 @@ pub(super) fn check_version(app: &App, model: &str, version: &str) -> Result<(),
 }
 
 /// A model takes requests
-#[utoipa::path(get, path = "/v2/models/{model}/ready", tag = "KServe", responses((status = 200), (status = 404)))]
+#[utoipa::path(get, path = "/v2/models/{model}/ready", tag = "KServe", params(("model" = String, Path)), responses((status = 200), (status = 404)))]
 pub(super) async fn model_ready(
     State(app): State<App>,
     Path(model): Path<String>,
@@ -210,7 +210,7 @@ struct RepositoryParameters {
 }
 
 /// Loads an adapter, replacing in place
-#[utoipa::path(post, path = "/v2/repository/models/{model}/load", tag = "KServe", request_body = RepositoryLoad,
+#[utoipa::path(post, path = "/v2/repository/models/{model}/load", tag = "KServe", params(("model" = String, Path)), request_body = RepositoryLoad,
     responses((status = 200), (status = 403)))]
 pub(super) async fn load(
     State(app): State<App>,
@@ -236,7 +236,7 @@ pub(super) async fn load(
 }
 
 /// Takes an adapter's name away
-#[utoipa::path(post, path = "/v2/repository/models/{model}/unload", tag = "KServe", responses((status = 200), (status = 404)))]
+#[utoipa::path(post, path = "/v2/repository/models/{model}/unload", tag = "KServe", params(("model" = String, Path)), responses((status = 200), (status = 404)))]
 pub(super) async fn unload(
     State(app): State<App>,
     Path(model): Path<String>,

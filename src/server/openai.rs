@@ -151,7 +151,7 @@ pub(super) async fn models(State(app): State<App>) -> Json<Models> {
 }
 
 /// One of them
-#[utoipa::path(get, path = "/v1/models/{model}", tag = "OpenAI", responses((status = 200, body = Card), (status = 404)))]
+#[utoipa::path(get, path = "/v1/models/{model}", tag = "OpenAI", params(("model" = String, Path)), responses((status = 200, body = Card), (status = 404)))]
 pub(super) async fn model(
     State(app): State<App>,
     Path(model): Path<String>,

@@ -24,6 +24,8 @@ mod precision;
 mod rerank;
 #[cfg(feature = "server")]
 mod server;
+#[cfg(all(feature = "server", target_os = "linux"))]
+mod serving;
 mod tag;
 mod tools;
 mod training;

@@ -81,7 +81,7 @@ enum Data {
 }
 
 /// Answers texts by the task of a model
-#[utoipa::path(post, path = "/v2/models/{model}/infer", tag = "KServe", request_body = InferBody,
+#[utoipa::path(post, path = "/v2/models/{model}/infer", tag = "KServe", params(("model" = String, Path)), request_body = InferBody,
     responses((status = 200, body = Inferred), (status = 400), (status = 404)))]
 pub(in crate::server) async fn infer(
     State(app): State<App>,

@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::json;
 use sorank::{
     engine::{Admitted, Answer},
     server::{Options, batcher::Compute},
