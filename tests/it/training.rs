@@ -216,7 +216,12 @@ fn a_layer_run_again_has_the_same_gradients() {
         // In a post-norm encoder the layer's input is made again from the sum before its norm, by the same kernel.
         assert_eq!(kept.0, again.0, "{family}");
         assert_eq!(kept.1, again.1, "{family}");
-        assert!(again.2 < kept.2, "{family}: {} of {} bytes", again.2, kept.2);
+        assert!(
+            again.2 < kept.2,
+            "{family}: {} of {} bytes",
+            again.2,
+            kept.2
+        );
     }
 }
 

@@ -69,16 +69,16 @@ fn waiting(server: &Server) -> String {
 fn a_full_queue_is_429_and_says_when_to_come_again() {
     let (compute, open, _) = gated();
     let options = Options {
-        queue: 2,
+        queue: 5,
         ..Options::default()
     };
     let server = Server::computing(options, compute);
     std::thread::scope(|scope| {
-        // One row runs, two wait.
-        let asked: Vec<_> = (0..3)
+        // One row runs, four wait: what one task may hold of a queue of five.
+        let asked: Vec<_> = (0..5)
             .map(|n| {
                 let handle = scope.spawn(|| ask(&server.url, &[]).status);
-                let size = format!("te_queue_size {}", n.max(0));
+                let size = format!("te_queue_size {n}");
                 until(|| waiting(&server) == size);
                 handle
             })

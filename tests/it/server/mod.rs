@@ -1,5 +1,7 @@
 //! The server over real sockets: each group of routes, who is chosen, the life of adapters, overload and the end.
 
+#![allow(clippy::unwrap_used)] // clippy.toml lets tests unwrap; what they share stands outside a #[test] function
+
 mod adapters;
 mod answers;
 mod life;
