@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue},
+    http::{HeaderName, HeaderValue, Method},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -40,7 +40,8 @@ pub(super) async fn observe(State(app): State<App>, request: Request, next: Next
     let failure = response.extensions().get::<Failure>().cloned();
     match &failure {
         Some(failure) => app.metrics.failed(failure.kind.metric()),
-        None if is_work(&route) => app.metrics.answered(&route, stats.as_ref(), took),
+        // What is asked by GET (lists, probes, pages) is no work.
+        None if method == Method::POST => app.metrics.answered(&route, stats.as_ref(), took),
         None => {}
     }
     span.in_scope(|| {
@@ -80,21 +81,6 @@ fn given_id(request: &Request) -> Option<String> {
     let id = request.headers().get(REQUEST_ID)?.to_str().ok()?;
     let printable = id.chars().all(|c| c.is_ascii_graphic());
     (!id.is_empty() && id.len() <= LONGEST_ID && printable).then(|| id.to_owned())
-}
-
-/// Whether a route answers clients, and not probes and people.
-fn is_work(route: &str) -> bool {
-    let quiet = [
-        "/",
-        "/health",
-        "/ping",
-        "/metrics",
-        "/docs",
-        "/info",
-        "/console",
-        "unmatched",
-    ];
-    !quiet.contains(&route) && !route.starts_with("/v2/health") && !route.starts_with("/api-doc")
 }
 
 /// What is said when a handler panics.
