@@ -8,6 +8,7 @@ fmt:
 
 clippy:
     cargo clippy --all-targets -- -D warnings
+    cargo clippy --lib --bins --features object-store,otlp -- -D warnings
     cargo clippy --no-default-features --lib -- -D warnings
 
 doc:

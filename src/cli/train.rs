@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Trains an adapter and a head on a frozen base, and writes the best epoch as a PEFT adapter: scale and gates folded
-/// in, closed ranks left out. Beside it: sorank.json (how it was made) and metrics.jsonl (its epochs).
+/// in, closed ranks left out. With --method bitfit or full the base itself is trained, and written whole. Beside it: sorank.json (how it was made) and metrics.jsonl (its epochs).
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Directory of the base
@@ -114,6 +114,9 @@ pub(super) struct Args {
         help_heading = "Optimiser"
     )]
     batch_tokens: usize,
+    /// Keep only each layer's input and run the layer again going back: less memory, more time
+    #[arg(long, help_heading = "Optimiser")]
+    recompute: bool,
     /// Learning rate
     #[arg(
         long,
@@ -185,6 +188,10 @@ enum MethodArg {
     Sora,
     /// Low-rank factors of one rank
     Lora,
+    /// Biases and norms of the base; writes a whole checkpoint
+    Bitfit,
+    /// Everything; writes a whole checkpoint
+    Full,
     /// Nothing
     Head,
 }
@@ -253,6 +260,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let method = match args.method {
         MethodArg::Sora => Method::Sora,
         MethodArg::Lora => Method::Lora,
+        MethodArg::Bitfit => Method::Bitfit,
+        MethodArg::Full => Method::Full,
         MethodArg::Head => Method::Head,
     };
     let facts = Facts {
@@ -274,6 +283,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let plan = plan(args, preset.map(|p| p.metric), problem);
     let mut learner = Learner::new(&model, live, args.dropout, args.seed)?;
     learner.limit_tokens(args.batch_tokens);
+    learner.recompute(args.recompute);
     let mut progress = Progress::new(args.quiet);
     progress.say(&format!(
         "{} rows, {} to score on, {} labels; {} ranks, {} parameters in them",
@@ -298,8 +308,18 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             Stopped::Failed(error) => error.into(),
         })?;
 
-    let adapter = outcome.best.adapter(&model);
-    adapter.write(&args.out)?;
+    let kept = match args.method {
+        MethodArg::Bitfit | MethodArg::Full => {
+            outcome.best.export(&model, &args.out)?;
+            let parameters = outcome.best.parameters.iter();
+            parameters.map(|p| p.value.as_slice().len()).sum()
+        }
+        _ => {
+            let adapter = outcome.best.adapter(&model);
+            adapter.write(&args.out)?;
+            adapter.parameters()
+        }
+    };
     let best = outcome
         .epochs
         .iter()
@@ -330,7 +350,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         "labels": labels.names,
         "problem": problem,
         "best": best,
-        "parameters": {"start": start.1, "kept": adapter.parameters()},
+        "parameters": {"start": start.1, "kept": kept},
         "sites": sites,
     });
     let text = serde_json::to_string_pretty(&made).expect("a JSON value serialises");

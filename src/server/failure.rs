@@ -1,7 +1,7 @@
 //! Why a request gets no answer, and how that is said: one list of reasons, one table of status codes, three envelopes.
 //!
 //! A handler returns a [`Failure`] and knows nothing of envelopes. The family of its route (TEI, OpenAI, KServe) lays
-//! the envelope around it by [`envelope`], also around what axum itself refuses (a wrong method, an unknown path).
+//! the envelope around it by `envelope`, also around what axum itself refuses (a wrong method, an unknown path).
 //! A message never holds a path of the server's file system: adapters are read under their names.
 
 use axum::{
@@ -249,7 +249,7 @@ fn response_is_later(kind: Kind) -> bool {
 }
 
 impl IntoResponse for Failure {
-    /// In TEI's envelope; [`envelope`] lays that of the route's family around it.
+    /// In TEI's envelope; `envelope` lays that of the route's family around it.
     fn into_response(self) -> Response {
         self.response(Family::Tei)
     }

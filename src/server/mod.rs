@@ -1,8 +1,8 @@
 //! `sorank serve`: HTTP over an engine. One file a family of routes, wire types beside their handlers.
 //!
-//! A handler reads a body ([`body`]), chooses who answers ([`select`]), has it answered ([`submit`], [`batcher`]) and lays
-//! the answer out; reasons and status codes are in [`failure`]. Changing adapters is in [`adapters`] over [`loads`],
-//! [`source`] and [`persist`]. The model, its arithmetic and the scheduling rule are below, in `engine/`.
+//! A handler reads a body (`body`), chooses who answers (`select`), has it answered (`submit`, [`batcher`]) and lays
+//! the answer out; reasons and status codes are in [`failure`]. Changing adapters is in `adapters` over `loads`,
+//! `source` and `persist`. The model, its arithmetic and the scheduling rule are below, in `engine/`.
 
 mod adapters;
 mod auth;

@@ -373,6 +373,17 @@ fn training_writes_an_adapter_that_scores_the_same() {
         let made: Value = serde_json::from_slice(&made).expect("JSON");
         assert_eq!(made["labels"], serde_json::json!(["bad", "good"]));
     }
+    // What trains the base itself writes a base, which needs no adapter beside it.
+    for method in ["bitfit", "full"] {
+        let out = path(method);
+        let said = train(method, &out);
+        let scores = lines(&["eval", "--model", &out, "--input", &data], "").remove(0);
+        assert_eq!(
+            scores["accuracy"], said["best"]["scores"]["accuracy"],
+            "{method}"
+        );
+        assert_eq!(scores["accuracy"], 1.0, "{method}");
+    }
     // Same seed, same bits.
     train("sora", &path("again"));
     let weights = |name: &str| {
