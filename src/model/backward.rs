@@ -11,7 +11,10 @@ use super::{
     Batch, Hook, Model, Place, Task,
     block::{Pass, backward::Back},
     head::backward::HeadGradient,
-    linear::backward::{LowRankGradient, Transposed, add},
+    linear::{
+        backward::{LowRankGradient, Transposed, add},
+        probe::Probe,
+    },
     parameters::{BaseGradients, BaseKinds, NormAt},
 };
 use crate::mat::{Mat, MatMut, Matrix};
@@ -43,6 +46,8 @@ pub struct Gradients {
     pub head: HeadGradient,
     /// Of the base itself.
     pub base: BaseGradients,
+    /// Of the gates of closed ranks, by slot.
+    pub probes: Vec<Option<Probe>>,
 }
 
 impl Gradients {
@@ -57,6 +62,7 @@ impl Gradients {
             factors: factors.collect(),
             head: head.map_or_else(HeadGradient::default, |c| HeadGradient::zeros(&c.head)),
             base: BaseGradients::zeros(model, kinds),
+            probes: Vec::new(),
         }
     }
 
@@ -68,6 +74,11 @@ impl Gradients {
             }
         }
         self.head.add(&other.head);
+        for (to, from) in self.probes.iter_mut().zip(&other.probes) {
+            if let (Some(to), Some(from)) = (to, from) {
+                to.join(from);
+            }
+        }
         for (to, from) in self.base.all().zip(other.base.all()) {
             add(to, from);
         }
@@ -75,9 +86,10 @@ impl Gradients {
 }
 
 impl Model {
-    /// The transposed base linears that training `task`, and `kinds` of the base, needs.
-    pub fn transposed(&self, task: &Task, kinds: BaseKinds) -> Transposed {
-        let lowest = self.lowest(task, kinds).unwrap_or(self.blocks.len());
+    /// The transposed base linears that training needs: `factors` says in which slots there are factors to train, `kinds`
+    /// what of the base is.
+    pub fn transposed(&self, factors: impl Fn(usize) -> bool, kinds: BaseKinds) -> Transposed {
+        let lowest = self.lowest(&factors, kinds).unwrap_or(self.blocks.len());
         let slots: std::collections::BTreeSet<usize> = self.blocks[lowest..]
             .iter()
             .flat_map(|b| [&b.qkv, &b.attn_out, &b.mlp_in, &b.mlp_out])
@@ -88,14 +100,11 @@ impl Model {
     }
 
     /// The lowest layer with something to train; 0 when that is below all layers.
-    fn lowest(&self, task: &Task, kinds: BaseKinds) -> Option<usize> {
+    fn lowest(&self, factors: &dyn Fn(usize) -> bool, kinds: BaseKinds) -> Option<usize> {
         if kinds.any() {
             return Some(0);
         }
-        let adapted = |slot: Option<usize>| {
-            slot.and_then(|s| task.factors.get(s))
-                .is_some_and(Option::is_some)
-        };
+        let adapted = |slot: Option<usize>| slot.is_some_and(factors);
         if adapted(self.embedding.slot()) {
             return Some(0);
         }
@@ -166,13 +175,17 @@ impl Model {
             weights: !base.weights.is_empty(),
             embeddings: !base.tables.is_empty(),
         };
-        let Some(lowest) = self.lowest(task, kinds) else {
+        let adapted = |slot: usize| {
+            let factors = task.factors.get(slot).is_some_and(Option::is_some);
+            factors || gradients.probes.get(slot).is_some_and(Option::is_some)
+        };
+        let Some(lowest) = self.lowest(&adapted, kinds) else {
             return;
         };
         assert!(batch.groups().len() <= 1, "one task is trained at a time");
         let tasks = [task];
         let projected = self.embedding.slot();
-        let below = projected.is_some_and(|s| task.factors.get(s).is_some_and(Option::is_some))
+        let below = projected.is_some_and(adapted)
             || projected.is_some() && (kinds.biases || kinds.weights)
             || kinds.norms
             || kinds.embeddings;

@@ -12,6 +12,7 @@
 //! neighbours, on the number of threads or on how rows were blocked.
 
 pub mod backward;
+pub mod probe;
 
 use std::{cell::RefCell, ops::Range};
 

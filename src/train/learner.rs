@@ -69,7 +69,7 @@ impl<'m> Learner<'m> {
         let own = kinds.any().then(|| base.fork()).transpose()?;
         Ok(Self {
             base,
-            transposed: base.transposed(&live.bind(base, true).task, kinds),
+            transposed: base.transposed(|slot| live.trains(slot), kinds),
             own,
             live,
             workers: Vec::new(),
@@ -81,14 +81,15 @@ impl<'m> Learner<'m> {
     }
 
     /// The task of a step, and the model with what is trained of it: to be called when parameters have changed. Ranks
-    /// whose gate is 0 are in the task only when `all` is set.
+    /// whose gate is 0 are asked whether they revive only when `all` is set.
     pub fn bind(&mut self, all: bool) -> Bound {
         if let Some(own) = &mut self.own {
             self.live.change(own);
         }
         let bound = self.live.bind(self.model(), all);
         if self.live.kinds().weights {
-            self.transposed = self.model().transposed(&bound.task, self.live.kinds());
+            let factors = |slot| self.live.trains(slot);
+            self.transposed = self.model().transposed(factors, self.live.kinds());
         }
         bound
     }
@@ -162,7 +163,8 @@ impl<'m> Learner<'m> {
             .enumerate()
             .map(|(i, (rows, worker))| {
                 worker.tape.start(dropout, random::word(key, i as u64));
-                let zeros = Gradients::zeros(model, &bound.task, kinds);
+                let mut zeros = Gradients::zeros(model, &bound.task, kinds);
+                zeros.probes = bound.probes();
                 part(model, transposed, bound, rows, count, worker, zeros)
             })
             .collect();

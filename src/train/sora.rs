@@ -2,8 +2,8 @@
 //!
 //! `y += s ((x At) o g) Bt`. At each step the ranks that take part are packed into an ordinary task, scale and gate
 //! folded into B, so the forward pass is the runtime's own; [`Live::gradients`] takes the fold apart again:
-//! with `u_j = s g_j B_j`, `dB_j = s g_j du_j` and `dg_j = s <B_j, du_j>`. A rank whose gate is 0 is left out, but
-//! for the steps that ask whether it revives. AdaLoRA's singular values are gates too.
+//! with `u_j = s g_j B_j`, `dB_j = s g_j du_j` and `dg_j = s <B_j, du_j>`. A rank whose gate is 0 is left out; steps that
+//! ask whether it revives compute `dg_j` alone (`model::linear::probe`). AdaLoRA's singular values are gates too.
 //!
 //! B is kept transposed, `[R x out]`, so that row j of a site's three matrices is its rank j.
 
@@ -22,7 +22,10 @@ use crate::{
     model::{
         Classifier, Level, Model, Task,
         backward::Gradients,
-        linear::{LowRank, LowRankPart},
+        linear::{
+            LowRank, LowRankPart,
+            probe::{ClosedRanks, Probe},
+        },
         parameters::{BaseKinds, BaseParameter},
         sites::Site,
     },
@@ -170,12 +173,22 @@ pub struct Live {
     base: Vec<(usize, BaseParameter)>,
 }
 
-/// The task of one step, and which ranks of each site are in it.
+/// The task of one step, which ranks of each site are in it, and which are closed and asked whether they revive.
 #[derive(Debug)]
 pub struct Bound {
     /// The task.
     pub task: Task,
     ranks: Vec<Vec<usize>>,
+    asked: Vec<Vec<usize>>,
+    closed: Vec<Option<Arc<ClosedRanks>>>,
+}
+
+impl Bound {
+    /// Gradients of zero for the gates of closed ranks, by slot.
+    pub(super) fn probes(&self) -> Vec<Option<Probe>> {
+        let closed = self.closed.iter();
+        closed.map(|c| Some(Probe::new(c.as_ref()?))).collect()
+    }
 }
 
 impl Live {
@@ -268,19 +281,22 @@ impl Live {
         });
     }
 
-    /// The task of a step. Ranks whose gate is 0 are in it only when `all` is set.
+    /// The task of a step: open ranks. Those whose gate is 0 have a gradient of it only when `all` is set; that of their A
+    /// and B is 0 whatever comes.
     pub fn bind(&self, model: &Model, all: bool) -> Bound {
-        let mut ranks = Vec::with_capacity(self.sites.len());
+        let (mut ranks, mut asked) = (Vec::new(), Vec::new());
         let mut by_slot: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (i, site) in self.sites.iter().enumerate() {
             let r = self.parameters[site.a].value.rows();
-            let live = |j: &usize| all || self.gate_of(site, *j) != 0.0;
-            ranks.push((0..r).filter(live).collect::<Vec<_>>());
+            let (open, closed) = (0..r).partition::<Vec<_>, _>(|&j| self.gate_of(site, j) != 0.0);
+            ranks.push(open);
+            asked.push(if all { closed } else { Vec::new() });
             by_slot.entry(site.site.slot).or_default().push(i);
         }
-        let mut factors = vec![None; self.slots];
+        let (mut factors, mut closed) = (vec![None; self.slots], vec![None; self.slots]);
         for (slot, sites) in by_slot {
             factors[slot] = self.pack(&sites, &ranks);
+            closed[slot] = self.pack_closed(&sites, &asked).map(Arc::new);
         }
         let classifier = Classifier {
             head: Arc::new(self.head()),
@@ -289,7 +305,12 @@ impl Live {
             problem: self.problem,
         };
         let task = model.assemble(factors, Some(classifier));
-        Bound { task, ranks }
+        Bound {
+            task,
+            ranks,
+            asked,
+            closed,
+        }
     }
 
     fn gate_of(&self, site: &LiveSite, j: usize) -> f32 {
@@ -334,6 +355,34 @@ impl Live {
         Some(LowRank { down, parts })
     }
 
+    fn pack_closed(&self, sites: &[usize], asked: &[Vec<usize>]) -> Option<ClosedRanks> {
+        let (mut stacked, mut parts, mut first) = (Vec::new(), Vec::new(), 0);
+        let rows = |of: usize, ranks: &[usize]| {
+            let value = &self.parameters[of].value;
+            ranks.iter().flat_map(|&j| value.row(j)).copied().collect()
+        };
+        for &i in sites {
+            let (site, ranks) = (&self.sites[i], &asked[i]);
+            if ranks.is_empty() {
+                continue;
+            }
+            let a: Vec<f32> = rows(site.a, ranks);
+            stacked.extend(a);
+            let columns = site.site.columns.clone();
+            let up = Matrix::from_vec(rows(site.b, ranks), ranks.len(), columns.len());
+            parts.push((columns, first..first + ranks.len(), up));
+            first += ranks.len();
+        }
+        let k = stacked.len().checked_div(first)?;
+        let down = Matrix::from_vec(stacked, first, k);
+        Some(ClosedRanks { down, parts })
+    }
+
+    /// Whether a chosen site is part of the linear in `slot`.
+    pub fn trains(&self, slot: usize) -> bool {
+        self.sites.iter().any(|s| s.site.slot == slot)
+    }
+
     /// The gradient of every parameter, from those of `bound`'s task and of the base.
     pub fn gradients(&self, bound: &Bound, from: Gradients) -> Vec<Matrix> {
         let zeros = |p: &Parameter| Matrix::zeros(p.value.rows(), p.value.cols());
@@ -367,6 +416,20 @@ impl Live {
             *rank += kept.len();
             *part += 1;
         }
+        let mut first = vec![0; self.slots]; // rank within a slot
+        for (site, asked) in self.sites.iter().zip(&bound.asked) {
+            let (Some(gate), Some(probe)) = (site.gate, from.probes.get(site.site.slot)) else {
+                continue;
+            };
+            let first = &mut first[site.site.slot];
+            for (&j, d) in asked
+                .iter()
+                .zip(probe.iter().flat_map(|p| &p.gates[*first..]))
+            {
+                out[gate].view_mut().row_mut(j)[0] = (f64::from(site.scale) * d) as f32;
+            }
+            *first += asked.len();
+        }
         self.head_gradients(&from.head, &mut out);
         self.base_gradients(from.base, &mut out);
         out
@@ -375,10 +438,11 @@ impl Live {
     /// Which rows of every parameter took part in `bound`; `None` is all.
     pub fn masks(&self, bound: &Bound) -> Vec<Option<Vec<bool>>> {
         let mut out = vec![None; self.parameters.len()];
-        for (site, kept) in self.sites.iter().zip(&bound.ranks) {
+        let took_part = bound.ranks.iter().zip(&bound.asked);
+        for (site, (open, asked)) in self.sites.iter().zip(took_part) {
             let r = self.parameters[site.a].value.rows();
-            if kept.len() < r {
-                let mask: Vec<bool> = (0..r).map(|j| kept.binary_search(&j).is_ok()).collect();
+            if open.len() + asked.len() < r {
+                let mask: Vec<bool> = (0..r).map(|j| open.binary_search(&j).is_ok()).collect();
                 [Some(site.a), Some(site.b), site.gate]
                     .into_iter()
                     .flatten()

@@ -76,13 +76,17 @@ impl Tape {
     fn mask(&self, place: Place, layer: usize, mut x: MatMut<'_>) {
         let name = [place as u64, layer as u64];
         let key = name.iter().fold(self.key, |k, &n| random::word(k, n));
-        let limit = (f64::from(self.dropout) * 2f64.powi(32)) as u64;
-        let scale = 1.0 / (1.0 - self.dropout);
-        let width = x.cols();
+        // Sixteen bits an element, four elements a word: shares are as good as 1 / 65536.
+        let limit = (f64::from(self.dropout) * 65536.0).round() as u64;
+        let scale = (65536.0 / (65536 - limit) as f64) as f32;
+        let words = x.cols().div_ceil(4);
         for r in 0..x.rows() {
-            for (c, v) in x.row_mut(r).iter_mut().enumerate() {
-                let low = random::word(key, (r * width + c) as u64) >> 32;
-                *v = if low < limit { 0.0 } else { *v * scale };
+            for (c, four) in x.row_mut(r).chunks_mut(4).enumerate() {
+                let word = random::word(key, (r * words + c) as u64);
+                for (i, v) in four.iter_mut().enumerate() {
+                    let kept = (word >> (16 * i)) & 0xffff >= limit;
+                    *v *= if kept { scale } else { 0.0 };
+                }
             }
         }
     }

@@ -370,6 +370,48 @@ fn closed_ranks_are_not_touched_between_revive_checks() {
 }
 
 #[test]
+fn a_closed_gate_has_the_gradient_that_it_has_at_next_to_nothing() {
+    for family in TRAINED {
+        let f = fixture(family);
+        let examples = f.examples();
+        let rows: Vec<&Example> = examples.iter().collect();
+        let run = |closed: f32| {
+            let mut live = f.sora();
+            // Every other gate, and all of one site in three.
+            let gates = live.parameters.iter_mut().filter(|p| p.kind == Kind::Gate);
+            for (i, p) in gates.enumerate() {
+                p.value.view_mut().row_mut(i % 2)[0] = closed;
+                if i % 3 == 0 {
+                    p.value.view_mut().row_mut(1 - i % 2)[0] = closed;
+                }
+            }
+            let mut learner = Learner::new(&f.model, live, 0.0, 1).expect("a learner");
+            let bound = learner.bind(true);
+            assert!(learner.live.masks(&bound).iter().all(Option::is_none));
+            let (loss, gradients) = learner.gradients(&bound, &rows, 0);
+            (learner.live, loss, gradients)
+        };
+        // So small that nothing else feels it, and an ordinary rank to the code.
+        let ((live, loss, exact), (_, near, gradients)) = (run(0.0), run(1e-20));
+        assert!(
+            (loss - near).abs() <= LOSS * near,
+            "{family}: {loss}, {near}"
+        );
+        for ((p, got), want) in live.parameters.iter().zip(&exact).zip(&gradients) {
+            let error = distance(got.as_slice(), want.as_slice());
+            // A gradient of A and B at 1e-20 is 1e-20, and of both ranks closed there is nothing to compare with.
+            let nothing = want.as_slice().iter().all(|d| d.abs() < 1e-15);
+            assert!(
+                nothing || error <= 2.0 * GRADIENT,
+                "{family} {}: {error:e}",
+                p.name
+            );
+            assert!(!(nothing && p.kind == Kind::Gate), "{family} {}", p.name);
+        }
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bits_and_dropout_is_differentiated() {
     let f = fixture(TRAINED[0]);
     let examples = f.examples();

@@ -19,7 +19,7 @@ use crate::{
     mat::{Mat, MatMut, Matrix},
     model::{
         backward::Gradients,
-        linear::{Linear, LowRank, Weight},
+        linear::{Linear, LowRank, Weight, probe::Probe},
         task::Task,
     },
     weights::Packed,
@@ -134,6 +134,8 @@ pub struct Trained<'t, 'g> {
     pub weight: Option<&'g mut Matrix>,
     /// `[1 x N]`
     pub bias: Option<&'g mut Matrix>,
+    /// Closed ranks.
+    pub probe: Option<&'g mut Probe>,
 }
 
 impl<'t, 'g> Trained<'t, 'g> {
@@ -149,6 +151,7 @@ impl<'t, 'g> Trained<'t, 'g> {
             factors: factors.zip(gradient),
             weight: weights.get_mut(slot).and_then(Option::as_mut),
             bias: biases.get_mut(slot).and_then(Option::as_mut),
+            probe: gradients.probes.get_mut(slot).and_then(Option::as_mut),
         }
     }
 }
@@ -171,6 +174,9 @@ impl Linear {
         }
         if let Some(db) = trained.bias {
             add_rows(dy, db);
+        }
+        if let Some(probe) = trained.probe {
+            probe.add(x, dy);
         }
         let (wanted, init) = match &dx {
             InputGradient::None => (false, Init::Zero),
