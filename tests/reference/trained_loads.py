@@ -30,7 +30,7 @@ KNOWN = ["bert", "roberta", "distilbert", "electra", "xlm-roberta", "camembert",
 def logits_of_peft(family, adapter, tokens):
     model = make.load_base(family, FAMILIES[family], HERE / family, labels=2)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", message=".*keys.*")
         model = PeftModel.from_pretrained(model, adapter).eval()
     return torch.stack([make.forward(family, model, *row).logits[0] for row in tokens])
 
@@ -51,7 +51,7 @@ def main(binary, *families):
                 run = lambda *args: subprocess.run([binary, *map(str, args)], check=True, capture_output=True, text=True).stdout
                 run("train", "--model", base, "--train", data, "--dev", data, "--out", out, "--method", method,
                     "--epochs", 3, "--batch", 8, "--lr", 0.02, "--r-max", 4, "--lambda", 8, "--quiet")
-                said = run("classify", "--model", base, "--adapter", f"a={out}", "--input", texts, "--logits", "--quiet")
+                said = run("classify", "--model", base, "--adapter", f"a={out}", "--use", "a", "--input", texts, "--quiet")
                 ours = torch.tensor([json.loads(line)["logits"] for line in said.splitlines()])
                 want = logits_of_peft(family, out, tokens)
                 error = ((ours - want).abs().max() / want.abs().max()).item()
