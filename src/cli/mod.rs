@@ -22,6 +22,7 @@ mod rows;
 #[cfg(feature = "server")]
 mod serve;
 mod setup;
+mod sweep;
 mod tag;
 mod train;
 mod verify;
@@ -67,6 +68,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Train an adapter on labelled rows
     Train(Box<train::Args>),
+    /// Train over seeds, methods and strengths, and print a table of means
+    Sweep(sweep::Args),
     /// Score a base and an adapter on labelled rows
     Eval(eval::Args),
     /// Write base + adapter as one ordinary checkpoint
@@ -132,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Rerank(args) => rerank::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Train(args) => train::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -17,6 +17,7 @@ use crate::{
     text::Tokenizer,
     train::{
         Facts, Learner, Live, Method, Prox, Settings,
+        adalora::Budget,
         data::Labels,
         run::{Control, Event, Plan, Stopped, run as train},
         sora::GateInit,
@@ -59,6 +60,9 @@ pub(super) struct Args {
     /// Rank of every site at the start
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=512), help_heading = "Method")]
     r_max: u16,
+    /// AdaLoRA's mean rank of a site at the end; two thirds of r_max by default
+    #[arg(long, value_name = "N", help_heading = "Method")]
+    target_rank: Option<u16>,
     /// Scale times r_max
     #[arg(
         long,
@@ -188,6 +192,8 @@ enum MethodArg {
     Sora,
     /// Low-rank factors of one rank
     Lora,
+    /// Singular vectors and values, a falling budget of ranks
+    Adalora,
     /// Biases and norms of the base; writes a whole checkpoint
     Bitfit,
     /// Everything; writes a whole checkpoint
@@ -260,6 +266,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let method = match args.method {
         MethodArg::Sora => Method::Sora,
         MethodArg::Lora => Method::Lora,
+        MethodArg::Adalora => Method::Adalora,
         MethodArg::Bitfit => Method::Bitfit,
         MethodArg::Full => Method::Full,
         MethodArg::Head => Method::Head,
@@ -396,6 +403,8 @@ fn plan(args: &Args, metric: Option<&str>, problem: crate::spec::Problem) -> Pla
         head_lr: args.head_lr.unwrap_or(args.lr),
         warmup: args.warmup,
         revive_every: args.revive_every,
+        budget: matches!(args.method, MethodArg::Adalora)
+            .then(|| Budget::to(args.target_rank.unwrap_or(args.r_max * 2 / 3).into())),
         metric: metric.to_owned(),
         seed: args.seed,
         optimizer: Settings {

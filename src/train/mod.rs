@@ -5,6 +5,8 @@
 //! is what is served. Knows nothing of queues and requests (`engine/`), and prints nothing: progress is told to
 //! whoever asks.
 
+pub mod adalora;
+pub mod choice;
 pub mod data;
 pub mod learner;
 pub mod loss;
@@ -12,7 +14,9 @@ pub mod metrics;
 pub mod optim;
 pub mod random;
 pub mod run;
+pub mod schedule;
 pub mod sora;
+pub mod sweep;
 pub mod tape;
 
 pub use self::{

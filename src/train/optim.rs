@@ -1,11 +1,15 @@
 //! AdamW, the proximal step of the gates, the L1 term, and the clip over everything together.
 //!
-//! One step in order, as SoRA's original does it: the L1 subgradient joins the gates' gradients; the norm over all
-//! gradients is clipped; AdamW moves A, B and the head; AdamW (its own epsilon, no decay) moves the gates, and the
-//! proximal operator thresholds them. Rows of a site's parameters that were left out of the step (ranks whose
+//! One step in order, as SoRA's original does it: the L1 subgradient joins the gates' gradients (and AdaLoRA's
+//! orthogonality term those of its vectors); the norm over all gradients is clipped; AdamW moves A, B and the head; AdamW (its own epsilon, no decay) moves the gates, and the
+//! proximal operator thresholds them; AdaLoRA's budget
+//! closes what it does not pay for. Rows of a site's parameters that were left out of the step (ranks whose
 //! gate is closed) are not touched at all.
 
-use super::sora::{Kind, Parameter};
+use super::{
+    adalora::Allocator,
+    sora::{Kind, Parameter},
+};
 use crate::mat::Matrix;
 
 /// What closes gates after a step.
@@ -55,6 +59,8 @@ pub struct Settings {
     pub gate_eps: f64,
     /// Decoupled decay of A and B.
     pub weight_decay: f64,
+    /// Decoupled decay of the gates.
+    pub gate_weight_decay: f64,
     /// Decoupled decay of the head.
     pub head_weight_decay: f64,
     /// Coefficient of the mean of |g|.
@@ -72,6 +78,7 @@ impl Default for Settings {
             eps: 1e-8,
             gate_eps: 1e-6,
             weight_decay: 0.01,
+            gate_weight_decay: 0.0,
             head_weight_decay: 0.0,
             l1: 0.0,
             clip: 1.0,
@@ -125,6 +132,7 @@ pub struct Optimizer {
     settings: Settings,
     steps: i32,
     moments: Vec<[Matrix; 2]>,
+    budget: Option<Allocator>,
 }
 
 impl Optimizer {
@@ -138,12 +146,45 @@ impl Optimizer {
             settings,
             steps: 0,
             moments: parameters.iter().map(zeros).collect(),
+            budget: None,
         }
+    }
+
+    /// Under AdaLoRA's budget of ranks.
+    pub fn with_budget(self, budget: Allocator) -> Self {
+        Self {
+            budget: Some(budget),
+            ..self
+        }
+    }
+
+    /// AdaLoRA's budget, where there is one.
+    pub fn budget(&self) -> Option<&Allocator> {
+        self.budget.as_ref()
+    }
+
+    /// Likewise, to go on from a checkpoint.
+    pub fn budget_mut(&mut self) -> Option<&mut Allocator> {
+        self.budget.as_mut()
+    }
+
+    /// Whether every rank must take part in the next step: a budget is still falling, and closed ranks compete.
+    pub fn wants_all(&self) -> bool {
+        let done = self.steps as usize;
+        self.budget.as_ref().is_some_and(|b| !b.settled(done))
     }
 
     /// The settings, to change what closes gates between phases.
     pub fn settings_mut(&mut self) -> &mut Settings {
         &mut self.settings
+    }
+
+    /// What gradients of this norm are multiplied by.
+    pub fn clip(&self, norm: f64) -> f64 {
+        match self.settings.clip > 0.0 {
+            true => (self.settings.clip / (norm + 1e-6)).min(1.0),
+            false => 1.0,
+        }
     }
 
     /// One step. `gradients` are shaped as the parameters' values; `active` says of each parameter which rows took
@@ -176,20 +217,25 @@ impl Optimizer {
                 }
             }
         }
+        let number = self.steps as usize;
+        if let Some(budget) = &mut self.budget {
+            budget.before_step(number, parameters);
+            budget.orthogonality(parameters, gradients);
+        }
         let squares = gradients.iter().flat_map(Matrix::as_slice);
         let norm = squares.map(|&d| f64::from(d).powi(2)).sum::<f64>().sqrt();
-        let scale = match s.clip > 0.0 {
-            true => (s.clip / (norm + 1e-6)).min(1.0),
-            false => 1.0,
-        };
-        let parts = parameters.iter_mut().zip(gradients).zip(&mut self.moments);
+        let scale = self.clip(norm);
+        let parts = parameters
+            .iter_mut()
+            .zip(&*gradients)
+            .zip(&mut self.moments);
         for (i, ((p, d), moments)) in parts.enumerate() {
             let (lr, eps, decay) = match p.kind {
                 Kind::A | Kind::B | Kind::Weight | Kind::Embedding => {
                     (rates.main, s.eps, s.weight_decay)
                 }
                 Kind::Bias | Kind::Norm => (rates.main, s.eps, 0.0),
-                Kind::Gate => (rates.gate, s.gate_eps, 0.0),
+                Kind::Gate => (rates.gate, s.gate_eps, s.gate_weight_decay),
                 Kind::Head => (rates.head, s.eps, s.head_weight_decay),
             };
             let one = Adam {
@@ -216,6 +262,9 @@ impl Optimizer {
                     value[0] = s.prox.apply(value[0], lr as f32);
                 }
             }
+        }
+        if let Some(budget) = &mut self.budget {
+            budget.after_step(number, parameters, gradients, scale as f32);
         }
         norm
     }

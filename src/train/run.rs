@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use super::{
+    adalora::{Allocator, Budget},
     learner::{Example, Learner},
     metrics::scores,
     optim::{Optimizer, Rates, Settings, warm_up_and_decay},
@@ -31,6 +32,8 @@ pub struct Plan {
     pub warmup: f64,
     /// Steps between those in which closed gates take part too; 1 is the exact method.
     pub revive_every: usize,
+    /// AdaLoRA's.
+    pub budget: Option<Budget>,
     /// The metric that picks the best epoch.
     pub metric: String,
     /// Seed of order and initial values.
@@ -149,6 +152,9 @@ pub fn run(
         head: plan.head_lr,
     };
     let mut optimizer = Optimizer::new(plan.optimizer, &learner.live.parameters);
+    if let Some(budget) = plan.budget {
+        optimizer = optimizer.with_budget(Allocator::new(budget, steps, &learner.live));
+    }
     let mut best: Option<(f64, usize, Live)> = None;
     let (mut epochs, mut step, mut seconds, mut tokens) = (Vec::new(), 0, 0.0, 0);
     let mut stop = false;
@@ -156,7 +162,7 @@ pub fn run(
         let (start, mut sum, mut done) = (Instant::now(), 0.0, 0);
         for batch in batches(train, plan.batch, plan.seed, epoch) {
             let rows: Vec<&Example> = batch.iter().map(|&i| &train[i]).collect();
-            let all = step % plan.revive_every.max(1) == 0;
+            let all = optimizer.wants_all() || step % plan.revive_every.max(1) == 0;
             let bound = learner.bind(all);
             let (loss, mut gradients) = learner.gradients(&bound, &rows, step as u64);
             let rates = rates.scaled(warm_up_and_decay(step, warmup, steps));

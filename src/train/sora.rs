@@ -9,10 +9,12 @@
 
 mod base;
 mod export;
+mod facts;
 mod head;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+pub use self::facts::{Facts, GateInit, Method, Trainable};
 use self::head::LiveHead;
 use super::random::Random;
 use crate::{
@@ -64,87 +66,10 @@ pub struct Parameter {
     pub value: Matrix,
 }
 
-/// What is trained besides the head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// A, B and gates, closed by proximal steps.
-    Sora,
-    /// A and B of one rank.
-    Lora,
-    /// The biases of the base's linears and norms, and the norms' weights.
-    Bitfit,
-    /// Everything, but tables of relative positions.
-    Full,
-    /// Nothing.
-    Head,
-}
-
-/// What a method trains besides the head.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Trainable {
-    /// A and B of the chosen sites.
-    pub low_rank: bool,
-    /// A gate a rank.
-    pub gates: bool,
-    /// Of the base itself.
-    pub base: BaseKinds,
-}
-
-impl Method {
-    /// What it trains.
-    pub fn trainable(self) -> Trainable {
-        let mut out = Trainable::default();
-        match self {
-            Method::Sora => (out.low_rank, out.gates) = (true, true),
-            Method::Lora => out.low_rank = true,
-            Method::Bitfit => (out.base.biases, out.base.norms) = (true, true),
-            Method::Full => {
-                out.base = BaseKinds {
-                    biases: true,
-                    norms: true,
-                    weights: true,
-                    embeddings: true,
-                };
-            }
-            Method::Head => {}
-        }
-        out
-    }
-}
-
-/// How gates start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum GateInit {
-    /// Standard normal.
-    Normal,
-    /// 1.
-    Ones,
-}
-
-/// What is to be trained, and for what.
-#[derive(Debug, Clone)]
-pub struct Facts<'a> {
-    /// How.
-    pub method: Method,
-    /// Module paths, or ends of them after a dot; empty is every linear.
-    pub sites: &'a [String],
-    /// Rank of every site at the start.
-    pub r_max: usize,
-    /// Scale times `r_max`.
-    pub alpha: f32,
-    /// How gates start.
-    pub gate_init: GateInit,
-    /// What outputs mean.
-    pub problem: Problem,
-    /// One row a text, or one a token.
-    pub level: Level,
-    /// Labels by output.
-    pub labels: Vec<String>,
-    /// Of all that is drawn at random.
-    pub seed: u64,
-}
+/// Deviation of AdaLoRA's singular vectors at the start, as peft has it.
+const VECTOR_DEVIATION: f64 = 0.02;
+/// What peft adds to the rank that AdaLoRA's scale divides by.
+const RANK_EPSILON: f32 = 1e-5;
 
 /// One trained site.
 #[derive(Debug, Clone)]
@@ -192,8 +117,8 @@ impl Bound {
 }
 
 impl Live {
-    /// Starts everything: A uniform within `1 / sqrt(in)`, B zero, the head as the checkpoint has it where it has one
-    /// of this shape, else normal with deviation 0.02.
+    /// Starts everything: A uniform within `1 / sqrt(in)`, B zero (AdaLoRA: A and B normal with deviation 0.02, gates
+    /// zero), the head as the checkpoint has it where it has one of this shape, else normal with deviation 0.02.
     ///
     /// # Errors
     /// A site that no linear answers to; a head's tensor that cannot be read.
@@ -256,29 +181,48 @@ impl Live {
 
     fn add_site(&mut self, path: String, site: &Site, facts: &Facts<'_>) {
         let (r, k, n) = (facts.r_max, site.inputs, site.columns.len());
-        let mut random = Random::new(facts.seed, &format!("{path}.a"));
-        let bound = 1.0 / (k as f64).sqrt();
-        let mut draw = || ((2.0 * random.uniform() - 1.0) * bound) as f32;
-        let a = Matrix::from_vec((0..r * k).map(|_| draw()).collect(), r, k);
+        let start = |part: &str, rows: usize, cols: usize, draw: &dyn Fn(&mut Random) -> f64| {
+            let mut random = Random::new(facts.seed, &format!("{path}.{part}"));
+            let values = (0..rows * cols).map(|_| draw(&mut random) as f32);
+            Matrix::from_vec(values.collect(), rows, cols)
+        };
+        let uniform = |random: &mut Random| (2.0 * random.uniform() - 1.0) / (k as f64).sqrt();
+        let small = |random: &mut Random| VECTOR_DEVIATION * random.normal();
+        let (a, b, gate, scale) = match facts.method {
+            Method::Adalora => (
+                start("a", r, k, &small),
+                start("b", r, n, &small),
+                Some(Matrix::zeros(r, 1)),
+                facts.alpha / (r as f32 + RANK_EPSILON),
+            ),
+            _ => (
+                start("a", r, k, &uniform),
+                Matrix::zeros(r, n),
+                (facts.method.trainable().gates).then(|| match facts.gate_init {
+                    GateInit::Ones => start("gate", r, 1, &|_| 1.0),
+                    GateInit::Normal => start("gate", r, 1, &Random::normal),
+                }),
+                facts.alpha / r as f32,
+            ),
+        };
         let a = self.push(format!("{path}.a"), Kind::A, a);
-        let b = self.push(format!("{path}.b"), Kind::B, Matrix::zeros(r, n));
-        let gate = facts.method.trainable().gates.then(|| {
-            let mut random = Random::new(facts.seed, &format!("{path}.gate"));
-            let gates = (0..r).map(|_| match facts.gate_init {
-                GateInit::Ones => 1.0,
-                GateInit::Normal => random.normal() as f32,
-            });
-            let gates = Matrix::from_vec(gates.collect(), r, 1);
-            self.push(format!("{path}.gate"), Kind::Gate, gates)
-        });
+        let b = self.push(format!("{path}.b"), Kind::B, b);
+        let gate = gate.map(|g| self.push(format!("{path}.gate"), Kind::Gate, g));
+        let site = site.clone();
         self.sites.push(LiveSite {
             path,
-            site: site.clone(),
+            site,
             a,
             b,
             gate,
-            scale: facts.alpha / r as f32,
+            scale,
         });
+    }
+
+    /// Places of A, B and the gates of every site that has gates.
+    pub(super) fn triplets(&self) -> Vec<[usize; 3]> {
+        let sites = self.sites.iter();
+        sites.filter_map(|s| Some([s.a, s.b, s.gate?])).collect()
     }
 
     /// The task of a step: open ranks. Those whose gate is 0 have a gradient of it only when `all` is set; that of their A

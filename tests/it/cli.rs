@@ -355,7 +355,7 @@ fn training_writes_an_adapter_that_scores_the_same() {
         ];
         lines(&args, "").remove(0)
     };
-    for method in ["sora", "lora", "head"] {
+    for method in ["sora", "lora", "adalora", "head"] {
         let out = path(method);
         let said = train(method, &out);
         let args = ["eval", "--model", base, "--adapter", &out, "--input", &data];

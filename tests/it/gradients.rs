@@ -140,7 +140,7 @@ fn steps(f: &Fixture, method: Method, count: u64) -> Learner<'_> {
     learner
 }
 
-fn answers(model: &Model, task: &Task, rows: &[&Example]) -> Matrix {
+pub(crate) fn answers(model: &Model, task: &Task, rows: &[&Example]) -> Matrix {
     let head = &task.classifier.as_ref().expect("a head").head;
     let batch = crate::training::pack(rows);
     let encoded = model.forward(&batch, &[task], &mut ());

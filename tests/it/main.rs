@@ -1,14 +1,15 @@
 //! The integration tests: one binary, public API only.
 //!
-//! parity: answers equal those of transformers and peft · batching: alone equals batched, bit for bit ·
+//! adalora: steps and budgets equal peft's · parity: answers equal those of transformers and peft · batching: alone equals batched, bit for bit ·
 //! adapters: binding, refusals · merge: in place and to a file · cli: the binary as a person runs it ·
 //! precision: bf16 and int8 near f32, and alone equals batched there too ·
 //! hostile: damaged files are refused by name · layering: the house keeps its shape · tag: entities equal the pipeline's ·
 //! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import ·
-//! server: HTTP over real sockets · training: gradients and steps equal torch's
+//! sweep: schedules of phases, many runs · server: HTTP over real sockets · training: gradients and steps equal torch's
 
 #![allow(clippy::print_stdout)] // tests say what they measured and what they skipped
 
+mod adalora;
 mod adapters;
 mod batching;
 mod cli;
@@ -26,6 +27,7 @@ mod rerank;
 mod server;
 #[cfg(all(feature = "server", target_os = "linux"))]
 mod serving;
+mod sweep;
 mod tag;
 mod tools;
 mod training;

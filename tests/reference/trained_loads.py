@@ -2,7 +2,7 @@
 
     python tests/reference/trained_loads.py SORANK_BINARY [family ...]
 
-For each golden family: train SoRA and LoRA on a few labelled texts, load the result with peft on the same base, and compare its
+For each golden family: train SoRA, LoRA and AdaLoRA on a few labelled texts, load the result with peft on the same base, and compare its
 logits, row by row, with those of `sorank classify`. peft warns of any key that it does not know or misses: that fails.
 """
 
@@ -46,7 +46,7 @@ def main(binary, *families):
             data.write_text("text\tlabel\n" + "".join(f"{t}\t{label}\n" for t, label in 6 * TEXTS))
             texts = Path(tmp) / "texts.jsonl"
             texts.write_text("".join(json.dumps({"text": t}) + "\n" for t, _ in TEXTS))
-            for method in ("sora", "lora"):
+            for method in ("sora", "lora", "adalora"):
                 out = Path(tmp) / method
                 run = lambda *args: subprocess.run([binary, *map(str, args)], check=True, capture_output=True, text=True).stdout
                 run("train", "--model", base, "--train", data, "--dev", data, "--out", out, "--method", method,
