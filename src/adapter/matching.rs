@@ -19,6 +19,8 @@ use regex::{Regex, RegexBuilder};
 
 /// The longest regular expression that is compiled.
 const MAX_PATTERN: usize = 16 << 10;
+/// As much of one as a message shows, in characters.
+const SHOWN: usize = 100;
 /// The memory one compiled expression may take.
 const MAX_COMPILED: usize = 256 << 10;
 /// How many entries of one pattern table may need the engine.
@@ -259,7 +261,8 @@ fn python_regex(pattern: &str, before: &str, after: &str) -> Result<Regex, Strin
             pattern.len()
         ));
     }
-    let refuse = |why: &str| format!("regular expression {pattern:?}: {why}");
+    let shown: String = pattern.chars().take(SHOWN).collect();
+    let refuse = |why: &str| format!("regular expression {shown:?}: {why}");
     same_dialect(pattern).map_err(refuse)?;
     let build = |text: &str| {
         RegexBuilder::new(text)

@@ -333,10 +333,14 @@ fn read_factors(
         }
         let e = file.decode(e_name)?.data;
         let [a, b] = [file.decode(&a_name)?, file.decode(&b_name)?].map(matrix);
-        return Ok(adalora::fold(&a, &b, &e, scale));
+        let folded = adalora::fold(&a, &b, &e, scale);
+        let checked = folded.map(|f| f.refuse_overflow(&a_name, &b_name, path).map(|()| f));
+        return checked.transpose();
     }
     let (a, b) = (matrix(file.decode(&a_name)?), matrix(file.decode(&b_name)?));
-    Ok(Some(Factors { a, b, scale }))
+    let factors = Factors { a, b, scale };
+    factors.refuse_overflow(&a_name, &b_name, path)?;
+    Ok(Some(factors))
 }
 
 /// A tensor of two dimensions as a matrix.

@@ -21,6 +21,8 @@ use crate::{Error, Result};
 
 /// The largest rank that is read.
 pub(super) const MAX_RANK: usize = 4096;
+/// The most names of `modules_to_save`: each is looked for in every tensor's name.
+const MAX_SAVED: usize = 256;
 /// `r` and `lora_alpha` where a configuration leaves them out.
 const DEFAULT_RANK: usize = 8;
 /// `init_r` of AdaLoRA where a configuration leaves it out.
@@ -294,6 +296,10 @@ fn saved_modules(fields: &Fields<'_>, path: &Path, task: Option<TaskType>) -> Re
         names.extend(["classifier", "score"].map(str::to_owned));
     }
     refuse_empty_names(path, KEY, &names)?;
+    if names.len() > MAX_SAVED {
+        let why = format!("{} names, and at most {MAX_SAVED} are read", names.len());
+        return Err(Error::config(path, KEY, why));
+    }
     let mut seen = BTreeSet::new();
     names.retain(|name| seen.insert(name.clone()));
     Ok(names)

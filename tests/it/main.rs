@@ -12,6 +12,7 @@
 mod adapters;
 mod batching;
 mod cli;
+mod corpus;
 mod fanout;
 mod fixtures;
 mod gradients;
