@@ -7,6 +7,7 @@
 mod adalora;
 mod archive;
 mod bounded;
+mod expression;
 mod files;
 #[cfg(test)]
 mod fixture;

@@ -122,6 +122,8 @@ impl Layout {
                 unused,
             });
         }
+        let characters = layout.modules.keys().map(String::len).sum();
+        config.refuse_bomb(characters, &path.with_file_name(CONFIG))?;
         layout.refuse_untargeted(config, path)?;
         if layout.modules.is_empty() && layout.saved.is_empty() {
             return Err(Error::format(path, "an adapter without a tensor"));

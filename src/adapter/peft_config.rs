@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::{
     TaskType,
+    expression::refuse_bomb,
     json::{self, Fields},
     matching::{Layers, Patterns, Selector, Targets},
 };
@@ -122,6 +123,24 @@ impl PeftConfig {
             Kind::Lora { .. } => alpha / rank as f64,
         };
         scale as f32
+    }
+
+    /// An error where matching the names of modules, `characters` in all, against the expressions would take too long.
+    pub(super) fn refuse_bomb(&self, characters: usize, path: &Path) -> Result<()> {
+        let (key, tables) = match &self.kind {
+            Kind::Lora { ranks, .. } if ranks.compiled() > self.alphas.compiled() => {
+                ("rank_pattern", ranks.compiled())
+            }
+            _ => ("alpha_pattern", self.alphas.compiled()),
+        };
+        let targets = self.targets.compiled();
+        let key = if targets > tables {
+            "target_modules"
+        } else {
+            key
+        };
+        // At most twice the larger of two tables.
+        refuse_bomb(targets + 2 * tables, characters).map_err(|why| Error::config(path, key, why))
     }
 
     /// The rank the configuration claims for `module`, with the key that claims it.
