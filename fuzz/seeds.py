@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Seeds of the fuzz targets, from files of this repository, under fuzz/corpus/ (not committed); and, with --small, the
-small model of tests/corpus/small/ and the seeds of tests/corpus/ (committed). Needs nothing but Python."""
+small model of tests/corpus/small/, and the seeds and past failures of tests/corpus/ (committed). Needs nothing but Python."""
 
+import io
 import json
 import struct
 import sys
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,6 +136,51 @@ def seeds():
         yield "rows", str(i), rows
 
 
+def torch_file(tensors):
+    """{name: (shape, floats)} as torch.save lays it out, without torch."""
+    text = lambda s: b"X" + struct.pack("<I", len(s)) + s.encode()
+    numbers = lambda ns: b"(" + b"".join(b"K" + bytes([n]) for n in ns) + b"t"
+    program, storages = b"\x80\x02}(", {}
+    for key, (name, (shape, values)) in enumerate(tensors.items()):
+        storages[f"m/data/{key}"] = struct.pack(f"<{len(values)}f", *values)
+        strides = [shape[1], 1] if len(shape) == 2 else [1]
+        storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(str(key)) + text("cpu")
+        storage += b"K" + bytes([len(values)]) + b"tQ"
+        program += text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + numbers(shape)
+        program += numbers(strides) + b"\x89ccollections\nOrderedDict\n)RtR"
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in {"m/data.pkl": program + b"u.", "m/version": b"3\n", **storages}.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return out.getvalue()
+
+
+def past():
+    """Inputs that once broke something, named after what went wrong."""
+    config = json.loads((ROOT / "models/golden/modernbert/base/config.json").read_bytes())
+    config |= {"hidden_size": 1 << 24, "num_attention_heads": 2, "max_position_embeddings": 1 << 17}
+    yield "model_config", "rotary-table-larger-than-memory-before-any-shape-was-seen", json.dumps(config).encode()
+    tokenizer = json.loads((ROOT / "models/golden/bert/base/tokenizer.json").read_bytes())
+    tokenizer["model"]["vocab"]["the"] = 0xFFFF_FFFF
+    tokenizer["added_tokens"] = []
+    tokenizer["post_processor"] = None
+    yield "tokenizer", "token-id-whose-successor-is-zero", b"j" + json.dumps(tokenizer).encode()
+    table = {f"(?:a?b?){{300}}[cd]{i}": 1 for i in range(250)}
+    yield "adapter_config", "patterns-that-take-hours-to-match", json.dumps(ADAPTER | {"rank_pattern": table}).encode()
+    weights = json.loads((ROOT / "models/tiny/adapters/intent/adapter_config.json").read_bytes())
+    huge = json.dumps(weights | {"lora_alpha": 3e38, "alpha_pattern": {}}).encode()
+    yield "adapter_config", "scale-that-overflows-when-folded-in", huge
+    site = "base_model.model.encoder.layer.0.attention.self.query"
+    yield "safetensors", "factors-whose-product-is-infinite", safetensors({
+        f"{site}.lora_A.weight": ("F32", [1, 4], struct.pack("<4f", *[1e30] * 4)),
+        f"{site}.lora_B.weight": ("F32", [4, 1], struct.pack("<4f", *[1e30] * 4)),
+    })
+    gated = {"m.q.lora.lora_A": ([1, 2], [1.0, 1.0]), "m.q.lora.lora_B": ([2, 1], [1.0, 1.0]), "m.q.lora.gate": ([1], [1e38])}
+    yield "unpickle", "gate-that-overflows-when-folded-in", torch_file(gated)
+    keys = ",".join(f'"{i:04}":0' for i in range(2000))
+    yield "rows", "keys-compared-each-with-each", f"{{{keys}}}".encode()
+
+
 # Committed, so that the tests open every door.
 COMMITTED = {
     "model", "adapter", "adapter-f16", "small", "word-piece-added", "byte-level", "reference-small-deberta.spm.model",
@@ -152,10 +199,12 @@ def main():
         write(ROOT / "fuzz/corpus" / door / f"seed-{name}", content)
         if "--small" in sys.argv and name in COMMITTED:
             write(ROOT / "tests/corpus" / door / f"seed-{name}", content)
-    for past in ROOT.glob("tests/corpus/*/*"):
-        if past.parent.name != "small":
-            write(ROOT / "fuzz/corpus" / past.parent.name / past.name, past.read_bytes())
+    for kept in ROOT.glob("tests/corpus/*/*"):
+        if kept.parent.name != "small":
+            write(ROOT / "fuzz/corpus" / kept.parent.name / kept.name, kept.read_bytes())
     if "--small" in sys.argv:
+        for door, name, content in past():
+            write(ROOT / "tests/corpus" / door / name, content)
         small = ROOT / "tests/corpus/small"
         write(small / "config.json", json.dumps(CONFIG).encode())
         write(small / "model.safetensors", small_model())
