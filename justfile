@@ -67,3 +67,9 @@ schema:
     test -d target/schema || python3 -m venv target/schema
     target/schema/bin/pip -q install schemathesis
     target/schema/bin/python tests/reference/schema.py target/debug/sorank
+
+# Fuzzes one door (`just fuzz tokenizer`) for as many seconds; needs cargo-fuzz. Its findings go to fuzz/artifacts.
+fuzz target seconds="600":
+    python3 fuzz/seeds.py
+    cd fuzz && RUSTC_BOOTSTRAP=1 RAYON_NUM_THREADS=1 cargo fuzz run {{target}} -- \
+        -max_total_time={{seconds}} -timeout=20 -rss_limit_mb=2048 -max_len=32768

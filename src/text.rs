@@ -170,11 +170,8 @@ impl Tokenizer {
         inner.with_post_processor(None::<PostProcessorWrapper>);
 
         let specials = overrides.specials(&inner);
-        let vocabulary_end = inner
-            .get_vocab(true)
-            .into_values()
-            .max()
-            .map_or(0, |id| id + 1);
+        let ids = inner.get_vocab(true).into_values();
+        let vocabulary_end = end_of(ids).map_err(wrong)?;
         let mut tokenizer = Tokenizer {
             inner,
             finish,
@@ -199,9 +196,10 @@ impl Tokenizer {
                 Err(Error::EmptyInput) => continue,
                 other => other?,
             };
-            let end = |v: &[u32]| v.iter().max().map_or(0, |id| id.saturating_add(1));
-            self.id_limit = self.id_limit.max(end(&encoded.ids));
-            self.type_limit = self.type_limit.max(end(&encoded.types));
+            let end = |v: Vec<u32>| end_of(v.into_iter()).map_err(|why| self.failed(&why));
+            let (ids, types) = (end(encoded.ids)?, end(encoded.types)?);
+            self.id_limit = self.id_limit.max(ids);
+            self.type_limit = self.type_limit.max(types);
         }
         Ok(())
     }
@@ -268,12 +266,12 @@ impl Tokenizer {
     /// one. Offsets are (0, 0): there is no text.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`]; [`Error::Format`] for an id that the vocabulary does not have.
+    /// As [`Tokenizer::encode`], no ids being an empty text; [`Error::Format`] for an id that the vocabulary does not have.
     pub fn encode_ids(&self, ids: &[u32], limit: Limit) -> Result<Encoded> {
         if let Some(id) = ids.iter().find(|&&id| self.id_to_token(id).is_none()) {
             return Err(self.failed(&format!("no token has id {id}")));
         }
-        let finished = self.specials.cls.is_some_and(|cls| ids[0] == cls);
+        let finished = ids.first().is_some_and(|&id| Some(id) == self.specials.cls);
         let finish = self.finish.as_ref().filter(|_| !finished);
         let added = finish.map_or(0, |finish| finish.added_tokens(false));
         let (tokens, max) = (ids.len() + added, limit.max);
@@ -302,7 +300,11 @@ impl Tokenizer {
             Some(finish) => guard(|| finish.process(bare, None, true)),
             None => Ok(bare),
         };
-        Ok(encoded(&encoding.map_err(|why| self.failed(&why))?))
+        let encoding = encoding.map_err(|why| self.failed(&why))?;
+        if encoding.is_empty() {
+            return Err(Error::EmptyInput);
+        }
+        Ok(encoded(&encoding))
     }
 
     /// Encodes many rows in parallel, in the order given. `done` is called from any thread, once a row, with the
@@ -414,6 +416,12 @@ fn guard<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T,
             ))
         }
     }
+}
+
+/// One more than the largest of `ids`, which no table has a row for where it is the largest number there is.
+fn end_of(ids: impl Iterator<Item = u32>) -> std::result::Result<u32, String> {
+    let end = ids.max().map_or(Some(0), |id| id.checked_add(1));
+    end.ok_or_else(|| format!("a token has the id or type {}", u32::MAX))
 }
 
 /// How many tokens of each of two texts stay when they are too many for `room`: the shorter stays whole if it takes

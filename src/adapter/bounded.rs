@@ -13,6 +13,12 @@ pub(super) const MAX_CONFIG: u64 = 1 << 20;
 /// The most bytes of a weight file.
 pub(super) const MAX_WEIGHTS: u64 = 2 << 30;
 
+/// Whether there is something at `path`. What cannot be known (a link that leads to itself, a directory that may not be
+/// entered) is an error: a file that is there and passed over would change an answer in silence.
+pub(super) fn is_there(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(Error::io(path))
+}
+
 /// The bytes of the regular file at `path`; more than `max` of them is an error.
 pub(super) fn read(path: &Path, max: u64) -> Result<Vec<u8>> {
     let meta = std::fs::metadata(path).map_err(Error::io(path))?;

@@ -36,7 +36,7 @@ impl AdapterFiles {
         super::refuse_pickle(dir, &weights_path)?;
         Self::read_with(dir, |name, max| {
             let path = dir.join(name);
-            let there = path.exists() || [peft::CONFIG, peft::WEIGHTS].contains(&name);
+            let there = bounded::is_there(&path)? || [peft::CONFIG, peft::WEIGHTS].contains(&name);
             there.then(|| bounded::read(&path, max)).transpose()
         })
     }
@@ -47,7 +47,7 @@ impl AdapterFiles {
     /// When it is no regular file, too large, or cannot be read.
     pub fn read_selftest(dir: &Path) -> Result<Option<Vec<u8>>> {
         let path = dir.join(SELFTEST);
-        path.exists()
+        bounded::is_there(&path)?
             .then(|| bounded::read(&path, MAX_SELFTEST))
             .transpose()
     }

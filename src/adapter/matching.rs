@@ -8,19 +8,13 @@
 //!   a regular expression even when it looks like a path, so its dots match any character.
 //! - `layers_to_transform`: only for suffix hits of a list; the index is the first number between dots.
 //!
-//! Keys of plain letters, digits, `_`, `-` and `.` are compared without an engine. The rest go to the `regex`
-//! crate, which runs in linear time, under limits of size and number. The two dialects are not the same, so
-//! what Python reads differently (or this crate cannot express: look-around, back-references) is refused, never guessed.
+//! Keys of plain letters, digits, `_`, `-` and `.` are compared without an engine; the rest is compiled (`expression`).
 //! Knows nothing of any base: paths are strings.
 
 use std::collections::BTreeSet;
 
-use regex::{Regex, RegexBuilder};
+use super::expression::{Compiler, Expression};
 
-/// The longest regular expression that is compiled.
-const MAX_PATTERN: usize = 16 << 10;
-/// The memory one compiled expression may take.
-const MAX_COMPILED: usize = 256 << 10;
 /// How many entries of one pattern table may need the engine.
 const MAX_EXPRESSIONS: usize = 256;
 /// How many entries one pattern table may have.
@@ -47,7 +41,7 @@ pub(super) enum Selector {
     /// Paths and no suffixes of them: for adapters that sorank itself made.
     Exact(BTreeSet<String>),
     Suffixes(BTreeSet<String>),
-    Whole(Regex),
+    Whole(Expression),
 }
 
 /// A choice of layers by index.
@@ -55,7 +49,7 @@ pub(super) enum Selector {
 pub(super) struct Layers {
     indexes: BTreeSet<i64>,
     /// Each has a group `idx`; the first that matches a path gives its index.
-    patterns: Vec<Regex>,
+    patterns: Vec<Expression>,
 }
 
 impl Targets {
@@ -114,6 +108,14 @@ impl Targets {
         }
     }
 
+    /// Bytes of the compiled expressions that a path is matched against.
+    pub(super) fn compiled(&self) -> usize {
+        let selectors = [&self.include, &self.exclude].into_iter().flatten();
+        let selected: usize = selectors.map(Selector::compiled).sum();
+        let layers = self.layers.iter().flat_map(|l| &l.patterns);
+        selected + layers.map(|p| p.size).sum::<usize>()
+    }
+
     /// Whether every linear module is targeted, so that one without tensors is no sign of a fault.
     pub fn is_everything(&self) -> bool {
         self.include.is_none()
@@ -137,14 +139,21 @@ impl Selector {
 
     /// A regular expression over whole paths, in Python's dialect.
     pub(super) fn expression(pattern: &str) -> Result<Self, String> {
-        python_regex(pattern, r"\A(?:", r")\z").map(Self::Whole)
+        Expression::new(pattern, r"\A(?:", r")\z").map(Self::Whole)
+    }
+
+    fn compiled(&self) -> usize {
+        match self {
+            Self::Exact(_) | Self::Suffixes(_) => 0,
+            Self::Whole(expression) => expression.size,
+        }
     }
 
     fn hits(&self, path: &str) -> bool {
         match self {
             Self::Exact(list) => list.contains(path),
             Self::Suffixes(list) => suffixes(path).any(|s| list.contains(s)),
-            Self::Whole(regex) => regex.is_match(path),
+            Self::Whole(expression) => expression.regex.is_match(path),
         }
     }
 }
@@ -158,7 +167,7 @@ impl Layers {
     /// The layers of `indexes`, found by `patterns`, or anywhere where there are none.
     pub(super) fn new(indexes: BTreeSet<i64>, patterns: &[String]) -> Result<Self, String> {
         let patterns = if patterns.is_empty() {
-            vec![python_regex(
+            vec![Expression::new(
                 r"[^.]*",
                 r"\A.*?\.(?:",
                 r")\.(?P<idx>[0-9]+)\.",
@@ -169,7 +178,8 @@ impl Layers {
                 patterns.len()
             ));
         } else {
-            let compile = |p: &String| python_regex(p, r"\A(?:|.*?\.)(?:", r")\.(?P<idx>[0-9]+)\.");
+            let compile =
+                |p: &String| Expression::new(p, r"\A(?:|.*?\.)(?:", r")\.(?P<idx>[0-9]+)\.");
             patterns.iter().map(compile).collect::<Result<_, _>>()?
         };
         Ok(Self { indexes, patterns })
@@ -179,7 +189,7 @@ impl Layers {
         let index = self
             .patterns
             .iter()
-            .find_map(|p| p.captures(path)?.name("idx"));
+            .find_map(|p| p.regex.captures(path)?.name("idx"));
         index
             .and_then(|i| i.as_str().parse().ok())
             .is_some_and(|i| self.indexes.contains(&i))
@@ -196,7 +206,7 @@ pub(super) struct Patterns<T> {
 enum Key {
     /// Letters, digits, `_`, `-`, and dots that match any character.
     Plain,
-    Expression(Regex),
+    Expression(Expression),
 }
 
 impl<T> Patterns<T> {
@@ -206,6 +216,7 @@ impl<T> Patterns<T> {
             return Err(format!("{} entries, at most {MAX_ENTRIES}", entries.len()));
         }
         let mut expressions = 0;
+        let mut compiler = Compiler::default();
         let mut compiled = Vec::with_capacity(entries.len());
         for (text, value) in entries {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
@@ -216,18 +227,27 @@ impl<T> Patterns<T> {
                 if expressions > MAX_EXPRESSIONS {
                     return Err(format!("more than {MAX_EXPRESSIONS} regular expressions"));
                 }
-                Key::Expression(python_regex(&text, r"\A(?:.*\.)?(?:", r")\z")?)
+                Key::Expression(compiler.compile(&text, r"\A(?:.*\.)?(?:", r")\z")?)
             };
             compiled.push((key, text, value));
         }
         Ok(Self { entries: compiled })
     }
 
+    /// Bytes of the compiled expressions that a path is matched against.
+    pub(super) fn compiled(&self) -> usize {
+        let size = |(key, ..): &(Key, String, T)| match key {
+            Key::Plain => 0,
+            Key::Expression(expression) => expression.size,
+        };
+        self.entries.iter().map(size).sum()
+    }
+
     /// The first entry whose key matches `path`, with that key.
     pub(super) fn get(&self, path: &str) -> Option<(&str, &T)> {
         let hit = |(key, text, _): &&(Key, String, T)| match key {
             Key::Plain => plain_hit(text, path),
-            Key::Expression(regex) => regex.is_match(path),
+            Key::Expression(expression) => expression.regex.is_match(path),
         };
         self.entries
             .iter()
@@ -249,102 +269,6 @@ fn plain_hit(key: &str, path: &str) -> bool {
             .iter()
             .zip(key)
             .all(|(p, k)| p == k || *k == b'.')
-}
-
-/// `before` + `pattern` + `after` for the `regex` crate, where `pattern` means the same to it as to Python.
-fn python_regex(pattern: &str, before: &str, after: &str) -> Result<Regex, String> {
-    if pattern.len() > MAX_PATTERN {
-        return Err(format!(
-            "a regular expression of {} bytes, at most {MAX_PATTERN}",
-            pattern.len()
-        ));
-    }
-    let refuse = |why: &str| format!("regular expression {pattern:?}: {why}");
-    same_dialect(pattern).map_err(refuse)?;
-    let build = |text: &str| {
-        RegexBuilder::new(text)
-            .size_limit(MAX_COMPILED)
-            .dfa_size_limit(MAX_COMPILED)
-            .nest_limit(64)
-            .build()
-            .map_err(|e| {
-                let text = e.to_string();
-                refuse(text.lines().last().unwrap_or_default().trim())
-            })
-    };
-    // Alone first: `a)(b` must not become valid by what is put around it.
-    build(pattern)?;
-    build(&format!("{before}{pattern}{after}"))
-}
-
-/// Whether the `regex` crate reads `pattern` as Python does; what it cannot parse at all it says itself.
-fn same_dialect(pattern: &str) -> Result<(), &'static str> {
-    let mut rest = pattern.chars().peekable();
-    let mut in_class = false;
-    let mut class_start = false;
-    let mut after_repeat = false;
-    while let Some(c) = rest.next() {
-        let next = rest.peek().copied();
-        let (was_repeat, was_class_start) = (after_repeat, class_start);
-        (after_repeat, class_start) = (false, false);
-        match c {
-            '\\' => {
-                let escaped = rest.next().ok_or("it ends in a backslash")?;
-                let letter = escaped.is_ascii_alphanumeric();
-                if (letter && !"dDwWsSbBAnrtfv".contains(escaped)) || "<>".contains(escaped) {
-                    return Err("an escape that is not read alike by Python");
-                }
-                if escaped == 'b' && (in_class || rest.peek() == Some(&'{')) {
-                    return Err("an escape that is not read alike by Python");
-                }
-            }
-            '[' if in_class => return Err("a bracket inside a class"),
-            '[' => {
-                in_class = true;
-                class_start = true;
-                if next == Some('^') {
-                    rest.next();
-                }
-            }
-            // The first character of a class may be a bracket, as itself.
-            ']' if in_class => in_class = was_class_start,
-            '&' | '-' | '~' if in_class && next == Some(c) => {
-                return Err("a set operation inside a class");
-            }
-            _ if in_class => {}
-            '(' if next == Some('?') => {
-                let ahead: String = rest.clone().skip(1).take_while(|c| *c != ')').collect();
-                let flags = ahead.split(':').next().unwrap_or_default();
-                let only_flags = flags.chars().all(|c| "ims-".contains(c));
-                let looks = ahead.starts_with(['=', '!']) || ahead.starts_with("<");
-                if looks {
-                    return Err("look-around is not supported");
-                }
-                if !ahead.starts_with("P<") && !only_flags {
-                    return Err("a group that is not read alike by Python");
-                }
-                rest.next(); // the question mark is not a repetition
-            }
-            '*' | '+' | '?' | '{' => {
-                if was_repeat {
-                    return Err("a repetition of a repetition");
-                }
-                if c == '{' {
-                    for inner in rest.by_ref() {
-                        if inner == '}' {
-                            break;
-                        }
-                    }
-                }
-                if rest.peek() == Some(&'?') {
-                    rest.next(); // lazy: the same paths match
-                }
-                after_repeat = true;
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

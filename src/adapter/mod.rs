@@ -1,12 +1,13 @@
 //! Adapters as plain data: low-rank factors and a head's tensors, read from a file and not yet bound to a base.
 //!
 //! Formats are one file each; whatever the format, the result is an [`Adapter`] whose scale and gate are
-//! explicit or folded, whose ranks are those of the tensors, and whose every value is finite. Knows nothing of
+//! explicit or folded, whose ranks are those of the tensors, whose every value is finite, and whose factors fit `f32`. Knows nothing of
 //! models: whether the modules exist and the widths fit is asked at bind.
 
 mod adalora;
 mod archive;
 mod bounded;
+mod expression;
 mod files;
 #[cfg(test)]
 mod fixture;
@@ -14,6 +15,7 @@ mod gate;
 mod json;
 mod labels;
 mod matching;
+mod overflow;
 mod peft;
 mod peft_config;
 mod prune;

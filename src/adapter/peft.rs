@@ -122,6 +122,8 @@ impl Layout {
                 unused,
             });
         }
+        let characters = layout.modules.keys().map(String::len).sum();
+        config.refuse_bomb(characters, &path.with_file_name(CONFIG))?;
         layout.refuse_untargeted(config, path)?;
         if layout.modules.is_empty() && layout.saved.is_empty() {
             return Err(Error::format(path, "an adapter without a tensor"));
@@ -333,10 +335,14 @@ fn read_factors(
         }
         let e = file.decode(e_name)?.data;
         let [a, b] = [file.decode(&a_name)?, file.decode(&b_name)?].map(matrix);
-        return Ok(adalora::fold(&a, &b, &e, scale));
+        let folded = adalora::fold(&a, &b, &e, scale);
+        let checked = folded.map(|f| f.refuse_overflow(&a_name, &b_name, path).map(|()| f));
+        return checked.transpose();
     }
     let (a, b) = (matrix(file.decode(&a_name)?), matrix(file.decode(&b_name)?));
-    Ok(Some(Factors { a, b, scale }))
+    let factors = Factors { a, b, scale };
+    factors.refuse_overflow(&a_name, &b_name, path)?;
+    Ok(Some(factors))
 }
 
 /// A tensor of two dimensions as a matrix.

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::{
     TaskType,
+    expression::refuse_bomb,
     json::{self, Fields},
     matching::{Layers, Patterns, Selector, Targets},
 };
@@ -21,6 +22,8 @@ use crate::{Error, Result};
 
 /// The largest rank that is read.
 pub(super) const MAX_RANK: usize = 4096;
+/// The most names of `modules_to_save`: each is looked for in every tensor's name.
+const MAX_SAVED: usize = 256;
 /// `r` and `lora_alpha` where a configuration leaves them out.
 const DEFAULT_RANK: usize = 8;
 /// `init_r` of AdaLoRA where a configuration leaves it out.
@@ -120,6 +123,24 @@ impl PeftConfig {
             Kind::Lora { .. } => alpha / rank as f64,
         };
         scale as f32
+    }
+
+    /// An error where matching the names of modules, `characters` in all, against the expressions would take too long.
+    pub(super) fn refuse_bomb(&self, characters: usize, path: &Path) -> Result<()> {
+        let (key, tables) = match &self.kind {
+            Kind::Lora { ranks, .. } if ranks.compiled() > self.alphas.compiled() => {
+                ("rank_pattern", ranks.compiled())
+            }
+            _ => ("alpha_pattern", self.alphas.compiled()),
+        };
+        let targets = self.targets.compiled();
+        let key = if targets > tables {
+            "target_modules"
+        } else {
+            key
+        };
+        // At most twice the larger of two tables.
+        refuse_bomb(targets + 2 * tables, characters).map_err(|why| Error::config(path, key, why))
     }
 
     /// The rank the configuration claims for `module`, with the key that claims it.
@@ -294,6 +315,10 @@ fn saved_modules(fields: &Fields<'_>, path: &Path, task: Option<TaskType>) -> Re
         names.extend(["classifier", "score"].map(str::to_owned));
     }
     refuse_empty_names(path, KEY, &names)?;
+    if names.len() > MAX_SAVED {
+        let why = format!("{} names, and at most {MAX_SAVED} are read", names.len());
+        return Err(Error::config(path, KEY, why));
+    }
     let mut seen = BTreeSet::new();
     names.retain(|name| seen.insert(name.clone()));
     Ok(names)

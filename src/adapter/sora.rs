@@ -111,7 +111,11 @@ impl Adapter {
             let kept = gated.live(options.eps);
             let scale = (alpha / gated.gate.len() as f64) as f32;
             let folded = gate::fold(&gated.a, &gated.b, &gated.gate, &kept, scale);
-            factors.extend(folded.map(|f| (module.clone(), f)));
+            if let Some(folded) = folded {
+                let [a, b] = names.factors();
+                folded.refuse_overflow(a, b, &path)?;
+                factors.insert(module.clone(), folded);
+            }
             let values: Vec<f32> = kept.iter().map(|&j| gated.gate[j]).collect();
             gates.insert(module.clone(), values);
             let rank_max = gated.gate.len();
@@ -212,7 +216,7 @@ struct Side {
 impl Side {
     fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        if !path.exists() {
+        if !bounded::is_there(&path)? {
             return Ok(Self::default());
         }
         let bytes = bounded::read(&path, bounded::MAX_CONFIG)?;
@@ -244,6 +248,13 @@ struct Names {
     a: Option<String>,
     b: Option<String>,
     gate: Option<String>,
+}
+
+impl Names {
+    /// The names of both factors, which `layout` found.
+    fn factors(&self) -> [&str; 2] {
+        [&self.a, &self.b].map(|name| name.as_deref().expect("`layout` found both factors"))
+    }
 }
 
 /// Every tensor's place: factors by module, and the head's tensors; what has no place is refused with all its names.
@@ -346,9 +357,8 @@ struct Gated {
 
 impl Gated {
     fn read(module: &str, names: &Names, file: &Checkpoint<'_>, path: &Path) -> Result<Self> {
-        let named = |slot: &Option<String>| slot.clone().expect("`layout` found both factors");
-        let (a_name, b_name) = (named(&names.a), named(&names.b));
-        let (a, b) = (file.decode(&a_name)?, file.decode(&b_name)?);
+        let [a_name, b_name] = names.factors();
+        let (a, b) = (file.decode(a_name)?, file.decode(b_name)?);
         let wrong = |name: &str, expected: String, found: &[usize]| Error::Shape {
             path: path.to_owned(),
             name: name.to_owned(),
@@ -356,21 +366,21 @@ impl Gated {
             found: found.to_vec(),
         };
         let &[rank, width] = a.shape.as_slice() else {
-            return Err(wrong(&a_name, "[rank, in]".into(), &a.shape));
+            return Err(wrong(a_name, "[rank, in]".into(), &a.shape));
         };
         if rank > MAX_RANK {
             return Err(wrong(
-                &a_name,
+                a_name,
                 format!("a rank of at most {MAX_RANK}"),
                 &a.shape,
             ));
         }
         let &[height, b_rank] = b.shape.as_slice() else {
-            return Err(wrong(&b_name, format!("[out, {rank}]"), &b.shape));
+            return Err(wrong(b_name, format!("[out, {rank}]"), &b.shape));
         };
         if b_rank != rank {
             return Err(wrong(
-                &b_name,
+                b_name,
                 format!("[out, {rank}], lora_A of {module} being {:?}", a.shape),
                 &b.shape,
             ));

@@ -30,7 +30,7 @@ use std::{
 };
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use self::lines::Lines;
 pub(crate) use self::queries::{Queries, Query};
@@ -199,7 +199,7 @@ fn plain(line: usize, text: String) -> Row {
 }
 
 /// The members of a JSON object in order; one that comes twice is an error, not the last one's victory.
-struct Members(Vec<(String, Value)>);
+struct Members(Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Members {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -210,13 +210,13 @@ impl<'de> Deserialize<'de> for Members {
                 f.write_str("an object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members: Vec<(String, Value)> = Vec::new();
+                let mut members = Map::new();
                 while let Some((key, value)) = map.next_entry::<String, Value>()? {
-                    if members.iter().any(|(other, _)| *other == key) {
+                    if members.contains_key(&key) {
                         let why = format!("key {key:?} comes twice");
                         return Err(serde::de::Error::custom(why));
                     }
-                    members.push((key, value));
+                    members.insert(key, value);
                 }
                 Ok(Members(members))
             }
@@ -226,7 +226,7 @@ impl<'de> Deserialize<'de> for Members {
 }
 
 /// The members of one line of JSON, which must be an object.
-fn members(json: &str) -> Result<Vec<(String, Value)>, String> {
+fn members(json: &str) -> Result<Map<String, Value>, String> {
     let members = serde_json::from_str(json).map_err(|error| {
         // The JSON is one line of ours: its column is news, its line 1 is not.
         let said = error.to_string();

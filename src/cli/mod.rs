@@ -29,6 +29,9 @@ mod verify;
 
 use std::process::ExitCode;
 
+#[doc(hidden)]
+pub use self::{rerank::answer_queries, rows::answer_input};
+
 use clap::{CommandFactory, Parser, Subcommand};
 
 const EXAMPLES: &str = "\

@@ -2,6 +2,8 @@
 //!
 //! A cross-encoder reads query and text as one pair and puts out one logit. Not here: finding the texts.
 
+use std::io::BufRead;
+
 use super::{
     Failure,
     input::{Queries, Query, RowAdapter},
@@ -63,7 +65,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             break;
         }
         let (mut done, mut tokens) = (0, 0);
-        for (adapter, answer) in answer_window(args, &engine, &queries, window) {
+        for (adapter, answer) in
+            answer_window(&args.rows, args.raw_scores, &engine, &queries, window)
+        {
             match answer {
                 Ok((results, n)) => {
                     let adapter = adapter.as_deref();
@@ -90,8 +94,29 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 /// Who was asked; the sorted texts, and how many tokens they and the query had.
 type Answered = (Option<String>, Result<(Vec<Ranked>, usize)>);
 
+/// What this command makes of queries that are in memory, without its arguments and its output: for fuzzing. All are
+/// read; the first are answered while they have no more than `most` texts. The numbers of their texts, the best first.
+#[doc(hidden)]
+pub fn answer_queries(
+    engine: &Engine,
+    reader: Box<dyn BufRead + Send>,
+    most: usize,
+) -> Vec<Result<Vec<usize>>> {
+    let mut queries = Queries::read("-".to_owned(), reader);
+    let mut left = most;
+    let mut enough = |query: &Result<Query>| {
+        let texts = query.as_ref().map_or(1, |query| query.texts.len());
+        left.checked_sub(texts).map(|rest| left = rest).is_some()
+    };
+    let window = queries.by_ref().filter(|query| enough(query)).collect();
+    let answered = answer_window(&RowArgs::default(), false, engine, &queries, window);
+    let order = |(results, _): (Vec<Ranked>, usize)| results.iter().map(|r| r.index).collect();
+    answered.into_iter().map(|(_, a)| a.map(order)).collect()
+}
+
 fn answer_window(
-    args: &Args,
+    args: &RowArgs,
+    raw: bool,
     engine: &Engine,
     queries: &Queries,
     window: Vec<Result<Query>>,
@@ -108,7 +133,7 @@ fn answer_window(
             })
         })
         .collect();
-    let mut answers = engine.answer(&requests, truncate(&args.rows)).into_iter();
+    let mut answers = engine.answer(&requests, truncate(args)).into_iter();
     let mut out = Vec::with_capacity(window.len());
     for query in window {
         let query = match query {
@@ -119,7 +144,7 @@ fn answer_window(
             }
         };
         let all: Vec<Result<(Answer, usize)>> = answers.by_ref().take(query.texts.len()).collect();
-        let sorted = sorted(all, args.raw_scores)
+        let sorted = sorted(all, raw)
             .map_err(|(at, e)| queries.error_at(query.line, format!("texts[{at}]: {e}")));
         out.push((adapter_of(args, &query).map(str::to_owned), sorted));
     }
@@ -154,9 +179,9 @@ fn sorted(
     ))
 }
 
-fn adapter_of<'a>(args: &'a Args, query: &'a Query) -> Option<&'a str> {
+fn adapter_of<'a>(args: &'a RowArgs, query: &'a Query) -> Option<&'a str> {
     match &query.adapter {
         RowAdapter::One(name) => name.as_deref(),
-        RowAdapter::NotGiven | RowAdapter::Many(_) => args.rows.default_adapter.as_deref(),
+        RowAdapter::NotGiven | RowAdapter::Many(_) => args.default_adapter.as_deref(),
     }
 }

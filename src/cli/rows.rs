@@ -1,6 +1,6 @@
 //! From input rows to answers, a window at a time: memory does not grow with the input, output keeps its order.
 
-use std::{ops::ControlFlow, path::PathBuf};
+use std::{io::BufRead, ops::ControlFlow, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Where rows come from and what happens to odd ones.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Input")]
 pub(super) struct RowArgs {
     /// Texts, one row each
@@ -152,6 +152,37 @@ pub(super) fn report(
     };
     let error = &why;
     write_line(out, &ErrorLine { index, line, error })
+}
+
+/// What `classify`, `embed` and `tag` make of an input that is in memory, without their arguments and their output: for
+/// fuzzing. `ending` is that of a file's name, or `-` for stdin. All rows are read; the first are answered, each by
+/// every adapter it asks for, until `most` answers have been given.
+#[doc(hidden)]
+pub fn answer_input(
+    engine: &Engine,
+    want: Want,
+    ending: &str,
+    reader: Box<dyn BufRead + Send>,
+    most: usize,
+) -> Vec<Vec<Result<Answer>>> {
+    let args = RowArgs::default();
+    let rows = match ending {
+        "-" => Rows::sniff(ending.to_owned(), reader),
+        _ => Rows::read(ending.to_owned(), ending, reader),
+    };
+    let mut rows = match rows {
+        Ok(rows) => rows,
+        Err(error) => return vec![vec![Err(error)]],
+    };
+    let mut left = most;
+    let mut enough = |row: &Result<Row>| {
+        let asked = row.as_ref().map_or(1, |row| adapters_of(&args, row).len());
+        left.checked_sub(asked).map(|rest| left = rest).is_some()
+    };
+    let window = rows.by_ref().filter(|row| enough(row)).collect();
+    let answered = answer_window(&args, engine, want.into(), &rows, window);
+    let of_row = |row: Answered| row.into_iter().map(|(_, a)| a.map(|(a, _)| a)).collect();
+    answered.into_iter().map(of_row).collect()
 }
 
 /// The answers to a row: who was asked, and the answer with the number of its tokens.

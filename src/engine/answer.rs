@@ -25,6 +25,20 @@ pub enum Answer {
     Relevance(f32),
 }
 
+impl Answer {
+    /// Whether every number in it is one. Weights that are finite may overflow for some text.
+    pub fn is_finite(&self) -> bool {
+        let all = |values: &[f32]| values.iter().all(|x| x.is_finite());
+        match self {
+            Answer::Embedding(vector) => all(vector),
+            Answer::Tokens(rows) => all(rows.as_slice()),
+            Answer::Classes(found) => all(&found.logits) && all(&found.scores),
+            Answer::Tags(found) => found.iter().all(|entity| entity.score.is_finite()),
+            Answer::Relevance(logit) => logit.is_finite(),
+        }
+    }
+}
+
 /// The outputs of a sequence classifier.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Classes {

@@ -241,10 +241,15 @@ impl Engine {
             errors.push(result.map(|row| good.push(row)).err());
         }
         let tokens = good.iter().map(|row| row.encoded.len());
-        let mut answers = self.run(&good).into_iter().zip(tokens);
+        let checked = |(row, answer): (&Admitted, Answer)| row.checked(answer);
+        let run = good.iter().zip(self.run(&good)).map(checked);
+        let mut answers = run.zip(tokens);
         let next = |error: Option<Error>| match error {
             Some(error) => Err(error),
-            None => Ok(answers.next().expect("one answer an admitted row")),
+            None => {
+                let (answer, tokens) = answers.next().expect("one answer an admitted row");
+                answer.map(|answer| (answer, tokens))
+            }
         };
         errors.into_iter().map(next).collect()
     }

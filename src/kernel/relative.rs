@@ -39,6 +39,11 @@ pub fn bucket(distance: isize, buckets: usize, max_distance: usize) -> isize {
     step as isize * distance.signum()
 }
 
+/// Half the rows of the position table: the buckets on each side, or the distances where they are not bucketed.
+pub fn span(buckets: usize, max_distance: usize) -> usize {
+    if buckets > 0 { buckets } else { max_distance }
+}
+
 /// The row of the position table for every distance between two tokens of one sequence.
 #[derive(Debug, Clone)]
 pub struct Distances {
@@ -53,7 +58,7 @@ pub struct Distances {
 impl Distances {
     /// For sequences of at most `tokens`; `buckets` (0: none) and `max_distance` as in [`bucket`].
     pub fn new(buckets: usize, max_distance: usize, tokens: usize) -> Self {
-        let span = if buckets > 0 { buckets } else { max_distance };
+        let span = span(buckets, max_distance);
         let last = tokens as isize - 1;
         let rows: Vec<u32> = (-last..=last)
             .map(|after| {

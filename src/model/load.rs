@@ -9,7 +9,6 @@ use super::{
     block::Block,
     embedding::{Embedding, EmbeddingParts},
     linear::{Linear, Weight},
-    norm::Norm,
     reader::{Reader, find},
     sites::{LinearPlan, Role, Sites, at_layer, linear_plans},
 };
@@ -18,7 +17,7 @@ use crate::{
     kernel::{
         bucketed::DistanceBias,
         panel::{PanelShape, Precision},
-        relative::Distances,
+        relative::{self, Distances},
         rotary::Rotary,
     },
     mat::Matrix,
@@ -58,7 +57,7 @@ impl Model {
         // Everything is asked for before anything is complained of.
         let reader = Reader::new(&tensors, &spec);
         let embedding = embedding(&reader, &spec, &plans);
-        let positions = PositionTables::read(&reader, &spec);
+        let positions = PositionRows::read(&reader, &spec);
         let blocks: Vec<_> = (0..spec.layers.len())
             .map(|l| block(&reader, &spec, &plans, l))
             .collect();
@@ -93,7 +92,7 @@ impl Model {
         };
         let packed = Packed::open_or_build(&tensors, &slots, &fill, &options.pack)?;
 
-        let positions = positions?;
+        let positions = PositionTables::new(positions?, &spec);
         let mut blocks = blocks.into_iter().collect::<Result<Vec<Block>>>()?;
         for block in &mut blocks {
             block.positions = positions.of(block, &packed, spec.heads);
@@ -241,7 +240,44 @@ fn block(
     })
 }
 
-/// Tables that all layers' positions share.
+/// What the checkpoint holds of positions, for all layers; empty where it was not there to read.
+#[derive(Default)]
+struct PositionRows {
+    bucketed: Option<Matrix>,
+    relative: Option<Matrix>,
+}
+
+impl PositionRows {
+    fn read(reader: &Reader<'_>, spec: &EncoderSpec) -> Result<Self> {
+        let mut rows = Self::default();
+        let name = format!("{}.weight", spec.names.relative);
+        for layer in &spec.layers {
+            match layer.position {
+                Position::Bucketed { buckets, .. } if rows.bucketed.is_none() => {
+                    rows.bucketed = reader.matrix(&name, buckets, spec.heads)?;
+                }
+                Position::Relative(facts) if rows.relative.is_none() => {
+                    let span = relative::span(facts.buckets, facts.max_distance);
+                    let norm = match facts.norm {
+                        true => Some(reader.norm(spec.names.relative_norm, spec.hidden)?),
+                        false => None,
+                    };
+                    rows.relative = reader.matrix(&name, 2 * span, spec.hidden)?;
+                    if let (Some(table), Some(norm)) = (&mut rows.relative, norm)
+                        && norm.is_complete()
+                    {
+                        norm.forward(table.view_mut());
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// Tables that all layers' positions share. Made only when the shapes of all tensors were found to be those that the
+/// configuration says: until then its sizes are claims, and a table of them may be larger than any memory.
 struct PositionTables {
     bucketed: Option<Arc<DistanceBias>>,
     relative: Option<(Arc<Distances>, Arc<Matrix>)>,
@@ -249,12 +285,13 @@ struct PositionTables {
 }
 
 impl PositionTables {
-    fn read(reader: &Reader<'_>, spec: &EncoderSpec) -> Result<Self> {
+    fn new(rows: PositionRows, spec: &EncoderSpec) -> Self {
         let mut tables = Self {
             bucketed: None,
             relative: None,
             rotary: Vec::new(),
         };
+        let (mut bucketed, mut relative) = (rows.bucketed, rows.relative);
         for layer in &spec.layers {
             match layer.position {
                 Position::Absolute => {}
@@ -265,40 +302,22 @@ impl PositionTables {
                         tables.rotary.push((theta, Arc::new(rotary)));
                     }
                 }
-                Position::Bucketed {
-                    buckets,
-                    max_distance,
-                } => {
-                    if tables.bucketed.is_none() {
-                        let name = format!("{}.weight", spec.names.relative);
-                        if let Some(table) = reader.matrix(&name, buckets, spec.heads)? {
-                            let bias =
-                                DistanceBias::new(table.view(), max_distance, spec.max_tokens);
-                            tables.bucketed = Some(Arc::new(bias));
-                        }
+                Position::Bucketed { max_distance, .. } => {
+                    if let Some(table) = bucketed.take() {
+                        let bias = DistanceBias::new(table.view(), max_distance, spec.max_tokens);
+                        tables.bucketed = Some(Arc::new(bias));
                     }
                 }
                 Position::Relative(facts) => {
-                    if tables.relative.is_none() {
-                        let distances =
-                            Distances::new(facts.buckets, facts.max_distance, spec.max_tokens);
-                        let rows = 2 * distances.span();
-                        let name = format!("{}.weight", spec.names.relative);
-                        let norm = match facts.norm {
-                            true => Some(reader.norm(spec.names.relative_norm, spec.hidden)?),
-                            false => None,
-                        };
-                        if let Some(mut table) = reader.matrix(&name, rows, spec.hidden)? {
-                            if let Some(norm) = norm.filter(Norm::is_complete) {
-                                norm.forward(table.view_mut());
-                            }
-                            tables.relative = Some((Arc::new(distances), Arc::new(table)));
-                        }
+                    if let Some(table) = relative.take() {
+                        let (buckets, far) = (facts.buckets, facts.max_distance);
+                        let distances = Distances::new(buckets, far, spec.max_tokens);
+                        tables.relative = Some((Arc::new(distances), Arc::new(table)));
                     }
                 }
             }
         }
-        Ok(tables)
+        tables
     }
 
     /// The positions of `block`, with the base's projections of relative ones.

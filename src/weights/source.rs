@@ -19,6 +19,10 @@ use crate::{Error, Result};
 /// The largest file that [`Source::read`] takes: the largest tokenizers are under 40 MB.
 pub const READ_LIMIT: u64 = 256 << 20;
 
+/// The largest file of weights that is opened: the largest encoders take 43 GB, and a sparse file costs nobody anything
+/// until somebody reads it.
+pub const WEIGHTS_LIMIT: u64 = 64 << 30;
+
 /// Files that stand beside a model's weights and configuration and say how texts become its input and what is made of its
 /// output: whoever writes the model anew copies them as they are.
 pub const COMPANIONS: &[&str] = &[
@@ -139,7 +143,7 @@ impl Source {
     /// A file as a memory map, with what identifies it; `None` where there is no such file.
     ///
     /// # Errors
-    /// When it is not a regular file or cannot be mapped.
+    /// When it is not a regular file, is larger than [`WEIGHTS_LIMIT`], or cannot be mapped.
     pub fn map(&self, name: &str) -> Result<Option<(Bytes, Option<FileId>)>> {
         self.bytes(name, true)
     }
@@ -147,7 +151,7 @@ impl Source {
     /// As [`Source::map`], but read into memory: for file systems on which a mapped file may change under the reader.
     ///
     /// # Errors
-    /// When it is not a regular file or cannot be read.
+    /// When it is not a regular file, is larger than [`WEIGHTS_LIMIT`], or cannot be read.
     pub fn load(&self, name: &str) -> Result<Option<(Bytes, Option<FileId>)>> {
         self.bytes(name, false)
     }
@@ -160,8 +164,11 @@ impl Source {
             return Ok(None);
         };
         let path = self.path(name);
+        if id.size > WEIGHTS_LIMIT {
+            return Err(too_large(&path, id.size, WEIGHTS_LIMIT));
+        }
         let bytes = if !map {
-            Bytes::Heap(read_all(&file, id.size, u64::MAX, &path)?)
+            Bytes::Heap(read_all(&file, id.size, WEIGHTS_LIMIT, &path)?)
         } else if id.size == 0 {
             Bytes::Heap(Vec::new()) // an empty map is an error on some systems
         } else {
@@ -234,16 +241,17 @@ fn find(files: Embedded, name: &str) -> Option<&'static [u8]> {
     files.iter().find(|f| f.0 == name).map(|f| f.1)
 }
 
+fn too_large(path: &Path, size: u64, limit: u64) -> Error {
+    Error::format(
+        path,
+        format!("{size} bytes or more, expected at most {limit}"),
+    )
+}
+
 /// The whole of `file`, which was `size` bytes when it was opened. A file that grows meanwhile is cut off at `limit`.
 fn read_all(file: &File, size: u64, limit: u64, path: &Path) -> Result<Vec<u8>> {
-    let too_large = |size: u64| {
-        Error::format(
-            path,
-            format!("{size} bytes or more, expected at most {limit}"),
-        )
-    };
     if size > limit {
-        return Err(too_large(size));
+        return Err(too_large(path, size, limit));
     }
     let mut bytes = Vec::new();
     // Asked for and not assumed: a sparse file may claim more than the machine has.
@@ -259,7 +267,7 @@ fn read_all(file: &File, size: u64, limit: u64, path: &Path) -> Result<Vec<u8>> 
         .read_to_end(&mut bytes)
         .map_err(Error::io(path))?;
     if read as u64 > limit {
-        return Err(too_large(read as u64));
+        return Err(too_large(path, read as u64, limit));
     }
     Ok(bytes)
 }

@@ -1,5 +1,8 @@
 //! Damaged bases: an error that names the file and the thing, never a panic, never an answer.
 
+#[cfg(target_os = "linux")]
+mod bounds;
+
 use std::path::Path;
 
 use sorank::{

@@ -3,7 +3,8 @@
 //! adalora: steps and budgets equal peft's · parity: answers equal those of transformers and peft · batching: alone equals batched, bit for bit ·
 //! adapters: binding, refusals · merge: in place and to a file · cli: the binary as a person runs it ·
 //! precision: bf16 and int8 near f32, and alone equals batched there too ·
-//! hostile: damaged files are refused by name · layering: the house keeps its shape · tag: entities equal the pipeline's ·
+//! hostile: damaged files are refused by name, and cost little · corpus: past crashes ·
+//! layering: the house keeps its shape · tag: entities equal the pipeline's ·
 //! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import ·
 //! sweep: schedules of phases, many runs · server: HTTP over real sockets · training: gradients and steps equal torch's
 
@@ -13,6 +14,7 @@ mod adalora;
 mod adapters;
 mod batching;
 mod cli;
+mod corpus;
 mod fanout;
 mod fixtures;
 mod gradients;

@@ -1,6 +1,6 @@
 //! Target rules, held against what PEFT answers.
 
-use super::*;
+use super::{super::expression::MAX_PATTERN, *};
 
 fn expression(p: &str) -> Result<Targets, String> {
     Ok(Targets::new(

@@ -264,14 +264,45 @@ fn the_ceilings_bound_the_time() {
     let bombs: serde_json::Map<String, Value> = (0..250)
         .map(|i| (format!("(a*)*(a|b|.)*{i}(.*.*.*)x"), json!(1)))
         .collect();
-    for patterns in [plain, bombs] {
+    // 20 ms a path of 500 characters, each.
+    let slow: serde_json::Map<String, Value> = (0..250)
+        .map(|i| (format!("(?:a?b?){{300}}[cd]{i}"), json!(1)))
+        .collect();
+    for (patterns, refused) in [(plain, false), (bombs, true), (slow, true)] {
         let mut c = with("rank_pattern", Value::Object(patterns));
         c["r"] = json!(1);
         c["target_modules"] = json!("(.*)*(.*)*(q|u|e|r|y|.)*");
         let start = std::time::Instant::now();
-        assert_eq!(read(&c, &modules).unwrap().factors.len(), 12_000);
+        match read(&c, &modules) {
+            Ok(adapter) => assert!(!refused && adapter.factors.len() == 12_000),
+            Err(e) => assert!(refused && e.to_string().contains("rank_pattern"), "{e}"),
+        }
         assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
     }
+}
+
+/// Few enough expressions to be compiled, and so many names that matching them would take hours.
+#[test]
+fn slow_expressions_against_many_names_are_refused_before_they_are_matched() {
+    let modules: Vec<Tensor> = (0..3_000)
+        .flat_map(|i| pair(&format!("{}{i}.query", "ab".repeat(200)), 1, 1, 1))
+        .collect();
+    let slow: serde_json::Map<String, Value> = (0..8)
+        .map(|i| (format!("(?:a?b?){{700}}[cd]{i}"), json!(1)))
+        .collect();
+    let mut c = with("rank_pattern", Value::Object(slow));
+    c["r"] = json!(1);
+    let start = std::time::Instant::now();
+    let why = read(&c, &modules).unwrap_err().to_string();
+    assert!(
+        why.contains("rank_pattern") && why.contains("too much to match"),
+        "{why}"
+    );
+    let mut c = with("target_modules", json!("(?:a?b?){700}[cd]|.*query"));
+    c["r"] = json!(1);
+    let why = read(&c, &modules).unwrap_err().to_string();
+    assert!(why.contains("target_modules"), "{why}");
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
 }
 
 #[test]

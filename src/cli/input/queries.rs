@@ -59,12 +59,16 @@ impl Queries {
             true => Box::new(BufReader::new(std::io::stdin())),
             false => Box::new(BufReader::new(File::open(path).map_err(Error::io(path))?)),
         };
-        let source_name = path.display().to_string();
-        Ok(Queries {
+        Ok(Queries::read(path.display().to_string(), reader))
+    }
+
+    /// JSON lines from a reader.
+    pub(crate) fn read(source_name: String, reader: Box<dyn BufRead + Send>) -> Queries {
+        Queries {
             lines: Some(Lines::new(source_name.clone(), reader)),
             source_name,
             given: None,
-        })
+        }
     }
 
     /// An error about one of its lines, for what is found out later.

@@ -15,6 +15,7 @@ use crate::{
         reader::find,
     },
     spec::HeadSpec,
+    weights::tensors::first_not_finite,
 };
 
 /// Reads a head's tensors, the adapter's first, then the base's.
@@ -147,7 +148,7 @@ impl<'a> HeadReader<'a> {
             let outputs = outputs.map_or("labels".to_owned(), |n| n.to_string());
             return Err(self.shape_error(weight_name, format!("[{outputs}, {h}]"), weight.shape));
         }
-        self.fold(name, in_encoder, &mut weight);
+        self.fold(name, in_encoder, &mut weight)?;
         let bias = match bias {
             false => None,
             true => {
@@ -171,7 +172,7 @@ impl<'a> HeadReader<'a> {
     }
 
     /// Adds `scale B A` of factors on this module to the task's own copy of its weight.
-    fn fold(&self, name: &str, in_encoder: bool, weight: &mut HeadTensor) {
+    fn fold(&self, name: &str, in_encoder: bool, weight: &mut HeadTensor) -> Result<()> {
         let prefixes = self.model.spec.names.prefixes.iter();
         let mut spellings = prefixes
             .filter(|_| in_encoder)
@@ -181,7 +182,15 @@ impl<'a> HeadReader<'a> {
             let (n, k) = (weight.shape[0], weight.shape[1]);
             let w = crate::mat::MatMut::new(&mut weight.data, n, k);
             crate::kernel::gemm::gemm(w, 1.0, f.scale, f.b.view(), false, f.a.view(), false);
+            if let Some(at) = first_not_finite(&weight.data) {
+                let why = format!(
+                    "tensor {name}.weight with the adapter folded in holds {} at element {at}",
+                    weight.data[at]
+                );
+                return Err(Error::format(&self.path(), why));
+            }
         }
+        Ok(())
     }
 
     fn norm(

@@ -140,6 +140,30 @@ fn a_template_that_names_what_is_not_there_is_refused_at_load() {
     assert_eq!(load(&file).unwrap().id_limit(), 4_000_000_001);
 }
 
+/// One more than it is no number: the limit would wrap to 0, and every table would seem to have a row for it.
+#[test]
+fn a_token_whose_id_is_the_largest_number_is_refused() {
+    let load = |file: &Value| Tokenizer::from_bytes(file.to_string().as_bytes(), Path::new("t"));
+    let mut file = small_json();
+    file["model"]["vocab"]["a"] = json!(u32::MAX);
+    let why = load(&file).unwrap_err().to_string();
+    assert!(why.contains("id or type 4294967295"), "{why}");
+    let mut file = small_json();
+    file["post_processor"]["special_tokens"]["[SEP]"]["ids"] = json!([u32::MAX]);
+    let why = load(&file).unwrap_err().to_string();
+    assert!(why.contains("id or type 4294967295"), "{why}");
+}
+
+#[test]
+fn no_ids_are_an_empty_text() {
+    let tokenizer = load(&small()).unwrap();
+    let specials = tokenizer.encode("", None, NO_LIMIT).unwrap();
+    assert_eq!(
+        tokenizer.encode_ids(&[], NO_LIMIT).unwrap().ids,
+        specials.ids
+    );
+}
+
 /// Every cut and many single-byte changes of a real file: an error or a tokenizer that works, never a panic.
 #[test]
 fn mutated_files_never_panic() {
