@@ -15,8 +15,11 @@ mod inspect;
 mod labelled;
 mod merge;
 mod output;
+mod place;
 mod progress;
 mod prune;
+#[cfg(feature = "hub")]
+mod pull;
 mod rerank;
 mod rows;
 #[cfg(feature = "server")]
@@ -83,6 +86,9 @@ enum Command {
     /// Ask a server on this machine whether it takes requests
     #[cfg(feature = "server")]
     Health(health::Args),
+    /// Download a base or an adapter from the Hugging Face hub
+    #[cfg(feature = "hub")]
+    Pull(pull::Args),
     /// Turn a SoRA or OpenDelta checkpoint, or an AdaLoRA adapter, into a plain adapter
     Import(import::Args),
     /// Print a completion script for your shell
@@ -138,6 +144,8 @@ pub fn main() -> ExitCode {
         Command::Prune(args) => prune::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Import(args) => import::run(&args),
+        #[cfg(feature = "hub")]
+        Command::Pull(args) => pull::run(&args),
         #[cfg(feature = "server")]
         Command::Health(args) => health::run(&args),
         #[cfg(feature = "server")]

@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, signal};
 use tracing_subscriber::EnvFilter;
 
 pub(super) use self::config::with_config;
-use super::{Failure, output::Output, rows::go_on, setup::ModelArgs};
+use super::{Failure, output::Output, place::Place, rows::go_on, setup::ModelArgs};
 use crate::{
     embedded,
     engine::registry::Limits,
@@ -268,24 +268,24 @@ impl Args {
         if !self.listen.served_model_names.is_empty() {
             return self.listen.served_model_names.clone();
         }
-        let dir = self.model.model.as_ref();
-        let dir = dir.map(|d| d.canonicalize().unwrap_or_else(|_| d.clone()));
-        let name = dir.and_then(|d| d.file_name().map(|n| n.to_string_lossy().into_owned()));
-        vec![name.unwrap_or_else(|| "sorank-tiny".to_owned())]
+        let place = self.model.model.as_ref();
+        vec![place.map_or_else(|| "sorank-tiny".to_owned(), Place::name)]
     }
 
-    /// Adapters from the start: the built-in ones of the built-in model, and those given.
-    fn start_adapters(&self) -> Vec<(String, StartAdapter)> {
+    /// Adapters from the start: the built-in ones of the built-in model, and those given, repositories pulled.
+    fn start_adapters(&self) -> Result<Vec<(String, StartAdapter)>, Failure> {
         let built_in = match self.model.model {
             None => embedded::adapters(),
             Some(_) => Vec::new(),
         };
-        let built_in = built_in
-            .into_iter()
-            .map(|(name, _)| (name.to_owned(), StartAdapter::BuiltIn(name)));
-        let dirs = self.model.adapters.iter();
-        let given = dirs.map(|(name, dir)| (name.clone(), StartAdapter::Dir(dir.clone())));
-        built_in.chain(given).collect()
+        let built_in = built_in.into_iter();
+        let built_in = built_in.map(|(name, _)| (name.to_owned(), StartAdapter::BuiltIn(name)));
+        let mut all: Vec<_> = built_in.collect();
+        for (name, place) in &self.model.adapters {
+            let dir = place.adapter(self.model.quiet)?.to_owned();
+            all.push((name.clone(), StartAdapter::Dir(dir)));
+        }
+        Ok(all)
     }
 }
 
@@ -300,15 +300,20 @@ pub(super) fn run(args: &Args, level: EnvFilter) -> Result<(), Failure> {
         .build()
         .map_err(|e| Failure::Failed(format!("starting threads: {e}")))?;
     let _traces = log(args, level)?;
+    let adapters = args.start_adapters()?;
     let engine = args.model.bare_engine()?;
     let app = State::new(engine, options);
-    let done = runtime.block_on(serve(args, &app, start));
+    let done = runtime.block_on(serve(args, &app, adapters, start));
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn serve(args: &Args, app: &Arc<State>, start: Instant) -> Result<(), Failure> {
-    let adapters = args.start_adapters();
+async fn serve(
+    args: &Args,
+    app: &Arc<State>,
+    adapters: Vec<(String, StartAdapter)>,
+    start: Instant,
+) -> Result<(), Failure> {
     let loading = app.clone();
     let loaded = tokio::task::spawn_blocking(move || server::start(&loading, &adapters));
     loaded

@@ -5,7 +5,7 @@
 //! precision: bf16 and int8 near f32, and alone equals batched there too ·
 //! hostile: damaged files are refused by name · layering: the house keeps its shape · tag: entities equal the pipeline's ·
 //! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import ·
-//! server: HTTP over real sockets · training: gradients and steps equal torch's
+//! server: HTTP over real sockets · hub: repositories pulled from a mock of the hub · training: gradients and steps equal torch's
 
 #![allow(clippy::print_stdout)] // tests say what they measured and what they skipped
 
@@ -16,6 +16,8 @@ mod fanout;
 mod fixtures;
 mod gradients;
 mod hostile;
+#[cfg(feature = "hub")]
+mod hub;
 mod layering;
 mod merge;
 mod minilm;
