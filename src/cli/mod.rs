@@ -39,6 +39,8 @@ Examples:
   sorank classify --use sentiment 'what a wonderful trip' 'the soup was cold'
   # Embeddings of a sentence-transformers model
   sorank embed --model ./all-MiniLM-L6-v2 'a text' 'another text'
+  # One of the Hugging Face hub: owner/name[@revision] may stand wherever a directory may
+  sorank embed --model sentence-transformers/all-MiniLM-L6-v2 'a text'
   # Rows that each name their adapter, in one batch
   echo '{\"text\": \"book a table for two\", \"adapter\": \"intent\"}' |
     sorank classify --model ./bert-base --adapter intent=./intent-lora --input -
@@ -46,7 +48,7 @@ Examples:
   sorank inspect ./intent-lora --svg ranks.svg
 
 Environment: SORANK_CACHE (where packed bases are kept), SORANK_SIMD (scalar, avx2, avx512),
-SORANK_LOG (error, warn, info, debug).";
+SORANK_LOG (error, warn, info, debug); HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE as in Python's huggingface_hub.";
 
 /// Many pruned LoRA / SoRA adapters over one frozen encoder, on the CPU.
 #[derive(Debug, Parser)]

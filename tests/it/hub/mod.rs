@@ -1,12 +1,14 @@
 //! Repositories of the hub, against a mock of it: the binary as a person runs it.
 //!
 //! here: what is pulled, where it goes, what it answers · downloads: connections that break, files that are damaged, a process that
-//! is killed · refusals: what the hub says no to · python: the cache beside Python's huggingface_hub
+//! is killed · serve: repositories as start flags alone · refusals: what the hub says no to · python: the cache beside Python's huggingface_hub
 
 mod downloads;
 mod mock;
 mod python;
 mod refusals;
+#[cfg(feature = "server")]
+mod serve;
 
 use std::{
     collections::BTreeMap,
@@ -223,7 +225,7 @@ fn pull_prints_the_snapshot_and_every_command_takes_a_repository() {
         printed,
         format!("{}\n{}\n", base.display(), adapter.display())
     );
-    let mut expected = files(&tiny("base"));
+    let expected = files(&tiny("base"));
     assert_eq!(files(&base), expected);
     assert_eq!(files(&adapter), files(&tiny("adapters/intent")));
     let reference = world.folder("owner/intent").join("refs/refs/pr/1");
@@ -275,7 +277,6 @@ fn pull_prints_the_snapshot_and_every_command_takes_a_repository() {
     let scores =
         world.prints(&[&["eval", "--adapter", "owner/intent"][..], &model, &rows].concat());
     assert!(scores.contains("\"rows\":1"), "{scores}");
-    expected.clear();
 }
 
 fn expected_labels() -> Vec<u8> {

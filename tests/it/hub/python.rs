@@ -16,9 +16,11 @@ fn python(world: &World, args: &[&str]) -> Option<String> {
         return None;
     }
     let script = manifest_dir().join("tests/reference/hub_cache.py");
+    let offline = if args.contains(&"offline") { "1" } else { "0" };
     let out = Command::new(python)
         .arg(script)
         .args(args)
+        .env("HF_HUB_OFFLINE", offline)
         .env("HF_HOME", world.home.path())
         .env("HF_ENDPOINT", &world.mock.endpoint)
         .env("NO_PROXY", "127.0.0.1")
