@@ -15,6 +15,7 @@ mod inspect;
 mod labelled;
 mod merge;
 mod output;
+mod pages;
 mod place;
 mod progress;
 mod prune;
@@ -31,7 +32,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -94,10 +95,9 @@ enum Command {
     /// Turn a SoRA or OpenDelta checkpoint, or an AdaLoRA adapter, into a plain adapter
     Import(import::Args),
     /// Print a completion script for your shell
-    Completions {
-        /// The shell
-        shell: clap_complete::Shell,
-    },
+    Completions(pages::CompletionArgs),
+    /// Write the manual pages of all commands
+    Man(pages::ManArgs),
 }
 
 /// Why a command stopped.
@@ -152,22 +152,29 @@ pub fn main() -> ExitCode {
         Command::Health(args) => health::run(&args),
         #[cfg(feature = "server")]
         Command::Serve(_) => unreachable!("it has been run above, with a log of its own"),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "sorank", &mut std::io::stdout());
-            Ok(())
-        }
+        Command::Completions(args) => pages::completions(&args, command()),
+        Command::Man(args) => pages::man(&args, command()),
     };
     exit(done)
 }
 
 /// The arguments of this process; usage errors end it, with code 2.
 fn parse() -> Result<Cli, Failure> {
+    let args = std::env::args_os().collect();
     #[cfg(feature = "server")]
-    return Ok(Cli::parse_from(serve::with_config(
-        std::env::args_os().collect(),
-    )?));
+    let args = serve::with_config(args)?;
     #[cfg(not(feature = "server"))]
-    Ok(Cli::parse())
+    let args: Vec<std::ffi::OsString> = args;
+    let matches = command().get_matches_from(args);
+    Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit()))
+}
+
+/// All commands and their flags.
+fn command() -> clap::Command {
+    let command = Cli::command();
+    #[cfg(feature = "server")]
+    let command = serve::with_variables(command);
+    command
 }
 
 fn exit(done: Result<(), Failure>) -> ExitCode {
@@ -190,6 +197,22 @@ mod tests {
 
     #[test]
     fn arguments_are_well_formed() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn every_flag_of_serve_is_a_variable_of_its_name() {
+        let command = command();
+        let serve = command.find_subcommand("serve").expect("it is there");
+        for arg in serve.get_arguments() {
+            let long = arg.get_long().expect("serve takes flags alone");
+            let variable = arg.get_env().and_then(std::ffi::OsStr::to_str);
+            let expected = match long {
+                "adapter" => "SORANK_ADAPTERS".to_owned(), // several, in one variable
+                _ => format!("SORANK_{}", long.to_uppercase().replace('-', "_")),
+            };
+            assert_eq!(variable, Some(expected.as_str()));
+        }
     }
 }
