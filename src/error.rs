@@ -123,6 +123,16 @@ pub enum Error {
         /// What differs, expected and found.
         why: String,
     },
+    /// A repository of the Hugging Face hub, or a file of it, that cannot be had.
+    #[error("{repository}{}: {why}", file.as_deref().map(|f| format!(": {f}")).unwrap_or_default())]
+    Hub {
+        /// `owner/name@revision`
+        repository: String,
+        /// The file, where it is about one.
+        file: Option<String>,
+        /// What happened, with the HTTP status where there is one, and what to do.
+        why: String,
+    },
     /// Something real that sorank does not do.
     #[error("{}: {feature} is not supported: {why}", path.display())]
     Unsupported {

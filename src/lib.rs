@@ -7,6 +7,8 @@ pub mod cli;
 pub mod embedded;
 pub mod engine;
 pub mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod kernel;
 pub mod mat;
 pub mod model;

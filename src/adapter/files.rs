@@ -10,6 +10,14 @@ use crate::{Error, Result};
 
 /// Input texts and expected answers beside an adapter.
 pub const SELFTEST: &str = "selftest.json";
+/// Every file that an adapter may consist of, and what `sorank train` notes of its making.
+pub const FILES: [&str; 5] = [
+    peft::CONFIG,
+    peft::WEIGHTS,
+    labels::LABELS,
+    SELFTEST,
+    "sorank.json",
+];
 /// The largest self test that is read.
 const MAX_SELFTEST: u64 = 16 << 20;
 

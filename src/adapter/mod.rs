@@ -32,8 +32,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use files::{AdapterFiles, SELFTEST};
+pub use files::{AdapterFiles, FILES, SELFTEST};
 pub use matching::Targets;
+pub use peft::{CONFIG, WEIGHTS};
 pub use prune::{Keep, PruneReport, PrunedModule};
 pub use random::{RandomSite, pruned_ranks};
 pub use sora::{ImportedModule, SoraImport, SoraReport};

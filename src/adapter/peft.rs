@@ -26,9 +26,9 @@ use super::{
 use crate::{Error, Result, mat::Matrix};
 
 /// The configuration of a PEFT adapter.
-pub(super) const CONFIG: &str = "adapter_config.json";
+pub const CONFIG: &str = "adapter_config.json";
 /// The tensors of a PEFT adapter.
-pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+pub const WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts before every name.
 pub(super) const PREFIX: &str = "base_model.model.";
 

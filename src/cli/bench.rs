@@ -103,9 +103,7 @@ fn bench(args: &Args) -> Result<BenchReport, Failure> {
             .model
             .model
             .as_ref()
-            .map_or("the built-in model".to_owned(), |dir| {
-                dir.display().to_string()
-            }),
+            .map_or("the built-in model".to_owned(), |place| place.to_string()),
         shape,
         dtype: format!("{:?}", model.packed().precision()).to_lowercase(),
         cpu: format!("{}, {}", memory::cpu(), simd::level().name()),

@@ -8,6 +8,7 @@ use super::{
     Failure,
     labelled::{ColumnArgs, file},
     output::Output,
+    place::Place,
 };
 use crate::{
     adapter::Adapter,
@@ -23,12 +24,12 @@ use crate::{
 /// Answers every row as the server would and compares with its label.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Directory of the base
+    /// Directory of the base, or its repository (owner/name[@revision])
     #[arg(long, value_name = "DIR", env = "SORANK_MODEL")]
-    model: PathBuf,
-    /// Directory of the adapter; the base's own head without it
+    model: Place,
+    /// Directory of the adapter, or its repository; the base's own head without it
     #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    adapter: Option<Place>,
     /// Labelled rows: .tsv (without quotes), .csv, .jsonl
     #[arg(long, short, value_name = "FILE")]
     input: Option<PathBuf>,
@@ -51,14 +52,18 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let dev = preset.as_ref().map(|p| p.dev);
     let path = file(args.input.as_ref(), args.data_dir.as_ref(), dev, "--input")?;
     let rows = args.columns.rows(&path)?;
-    let model = Model::load(Source::dir(&args.model)?, &LoadOptions::default())?;
+    let model = Model::load(
+        Source::dir(args.model.base(false)?)?,
+        &LoadOptions::default(),
+    )?;
     let source = model.source().clone();
-    let tokenizer = Tokenizer::load(&|name| source.read(name), &args.model)?;
+    let tokenizer = Tokenizer::load(&|name| source.read(name), &source.path(""))?;
     let limit = args.columns.limit(&model);
     let engine = Engine::new(model, tokenizer, DEFAULT_BATCH_TOKENS)?;
     let name = "adapter";
-    if let Some(dir) = &args.adapter {
-        let task = engine.model().bind(name, &Adapter::read(dir)?)?;
+    if let Some(place) = &args.adapter {
+        let adapter = Adapter::read(place.adapter(false)?)?;
+        let task = engine.model().bind(name, &adapter)?;
         engine.registry().insert(name, task);
     }
     let used = args.adapter.is_some().then_some(name);

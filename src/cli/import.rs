@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::{
     Failure,
     output::Output,
+    place::Place,
     rows::go_on,
     setup::{base_of, stamp},
 };
@@ -31,7 +32,7 @@ pub(super) struct Args {
     head: Option<PathBuf>,
     /// The base: checked against it, and its fingerprint is recorded in the result
     #[arg(long, value_name = "DIR", env = "SORANK_MODEL")]
-    model: Option<PathBuf>,
+    model: Option<Place>,
     /// Directory to write; it must not exist yet
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
@@ -58,7 +59,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         adapter
     };
     if let Some(base) = &args.model {
-        stamp(&mut adapter, &base_of(base)?)?;
+        stamp(&mut adapter, &base_of(base.base(false)?)?)?;
     }
     adapter.write(&args.out)?;
     go_on(out.flush()?)?;

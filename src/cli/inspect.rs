@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Failure, rows::go_on};
+use super::{
+    Failure,
+    place::{Place, named},
+    rows::go_on,
+};
 use crate::{
     adapter::Adapter,
     embedded,
@@ -19,15 +23,15 @@ use crate::{
 /// layer and site. Nothing is run or packed; an adapter is read and checked as it would be for use.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Directories of bases and adapters; none: the built-in model and its adapters
+    /// Directories or repositories (owner/name[@revision]) of bases and adapters; none: the built-in model and its adapters
     #[arg(value_name = "DIR")]
-    dirs: Vec<PathBuf>,
+    places: Vec<Place>,
     /// A base, as other commands take it
     #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    model: Option<Place>,
     /// An adapter, as other commands take it; repeatable
-    #[arg(long = "adapter", value_name = "NAME=DIR", value_parser = super::setup::named_dir)]
-    adapters: Vec<(String, PathBuf)>,
+    #[arg(long = "adapter", value_name = "NAME=DIR", value_parser = named)]
+    adapters: Vec<(String, Place)>,
     /// Also draw the rank map of the adapter as a picture
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -37,19 +41,19 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let mut bases = args
-        .model
-        .iter()
-        .map(Source::dir)
-        .collect::<Result<Vec<Source>>>()?;
-    let mut adapters: Vec<(String, Adapter)> = Vec::new();
-    for (name, dir) in &args.adapters {
-        adapters.push((name.clone(), Adapter::read(dir)?));
+    let mut bases = Vec::new();
+    if let Some(place) = &args.model {
+        bases.push(Source::dir(place.base(false)?)?);
     }
-    for dir in &args.dirs {
+    let mut adapters: Vec<(String, Adapter)> = Vec::new();
+    for (name, place) in &args.adapters {
+        adapters.push((name.clone(), Adapter::read(place.adapter(false)?)?));
+    }
+    for place in &args.places {
+        let dir = place.either(false)?;
         match kind_of(dir)? {
             Kind::Base => bases.push(Source::dir(dir)?),
-            Kind::Adapter => adapters.push((name_of(dir), Adapter::read(dir)?)),
+            Kind::Adapter => adapters.push((place.name(), Adapter::read(dir)?)),
         }
     }
     if bases.is_empty() && adapters.is_empty() {
@@ -119,9 +123,4 @@ fn kind_of(dir: &Path) -> Result<Kind> {
             "neither a base (config.json) nor an adapter (adapter_config.json) is here",
         )),
     }
-}
-
-fn name_of(dir: &Path) -> String {
-    let name = dir.file_name().unwrap_or(dir.as_os_str());
-    name.to_string_lossy().into_owned()
 }

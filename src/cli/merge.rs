@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{Failure, setup::named_dir};
+use super::{
+    Failure,
+    place::{Place, named},
+};
 use crate::{
     adapter::Adapter,
     error::Error,
@@ -15,12 +18,12 @@ use crate::{
 /// copy of the base by serving base and adapter as they are.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Directory of the base
+    /// Directory of the base, or its repository (owner/name[@revision])
     #[arg(long, value_name = "DIR", env = "SORANK_MODEL")]
-    model: PathBuf,
+    model: Place,
     /// The adapter to merge
-    #[arg(long, value_name = "NAME=DIR", value_parser = named_dir)]
-    adapter: (String, PathBuf),
+    #[arg(long, value_name = "NAME=DIR", value_parser = named)]
+    adapter: (String, Place),
     /// Directory to write; it must not exist yet
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
@@ -30,8 +33,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if args.out.exists() {
         return Err(Error::format(&args.out, "exists already; nothing is overwritten").into());
     }
-    let adapter = Adapter::read(&args.adapter.1)?;
-    let model = Model::load(Source::dir(&args.model)?, &LoadOptions::default())?;
+    let adapter = Adapter::read(args.adapter.1.adapter(false)?)?;
+    let model = Model::load(
+        Source::dir(args.model.base(false)?)?,
+        &LoadOptions::default(),
+    )?;
     model.export_merged(&adapter, &args.out)?;
     eprintln!("wrote {}", args.out.display());
     Ok(())

@@ -15,8 +15,12 @@ mod inspect;
 mod labelled;
 mod merge;
 mod output;
+mod pages;
+mod place;
 mod progress;
 mod prune;
+#[cfg(feature = "hub")]
+mod pull;
 mod rerank;
 mod rows;
 #[cfg(feature = "server")]
@@ -32,7 +36,7 @@ use std::process::ExitCode;
 #[doc(hidden)]
 pub use self::{rerank::answer_queries, rows::answer_input};
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,6 +44,8 @@ Examples:
   sorank classify --use sentiment 'what a wonderful trip' 'the soup was cold'
   # Embeddings of a sentence-transformers model
   sorank embed --model ./all-MiniLM-L6-v2 'a text' 'another text'
+  # One of the Hugging Face hub: owner/name[@revision] may stand wherever a directory may
+  sorank embed --model sentence-transformers/all-MiniLM-L6-v2 'a text'
   # Rows that each name their adapter, in one batch
   echo '{\"text\": \"book a table for two\", \"adapter\": \"intent\"}' |
     sorank classify --model ./bert-base --adapter intent=./intent-lora --input -
@@ -47,7 +53,7 @@ Examples:
   sorank inspect ./intent-lora --svg ranks.svg
 
 Environment: SORANK_CACHE (where packed bases are kept), SORANK_SIMD (scalar, avx2, avx512),
-SORANK_LOG (error, warn, info, debug).";
+SORANK_LOG (error, warn, info, debug); HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE as in Python's huggingface_hub.";
 
 /// Many pruned LoRA / SoRA adapters over one frozen encoder, on the CPU.
 #[derive(Debug, Parser)]
@@ -89,13 +95,15 @@ enum Command {
     /// Ask a server on this machine whether it takes requests
     #[cfg(feature = "server")]
     Health(health::Args),
+    /// Download a base or an adapter from the Hugging Face hub
+    #[cfg(feature = "hub")]
+    Pull(pull::Args),
     /// Turn a SoRA or OpenDelta checkpoint, or an AdaLoRA adapter, into a plain adapter
     Import(import::Args),
     /// Print a completion script for your shell
-    Completions {
-        /// The shell
-        shell: clap_complete::Shell,
-    },
+    Completions(pages::CompletionArgs),
+    /// Write the manual pages of all commands
+    Man(pages::ManArgs),
 }
 
 /// Why a command stopped.
@@ -145,26 +153,35 @@ pub fn main() -> ExitCode {
         Command::Prune(args) => prune::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Import(args) => import::run(&args),
+        #[cfg(feature = "hub")]
+        Command::Pull(args) => pull::run(&args),
         #[cfg(feature = "server")]
         Command::Health(args) => health::run(&args),
         #[cfg(feature = "server")]
         Command::Serve(_) => unreachable!("it has been run above, with a log of its own"),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "sorank", &mut std::io::stdout());
-            Ok(())
-        }
+        Command::Completions(args) => pages::completions(&args, command()),
+        Command::Man(args) => pages::man(&args, command()),
     };
     exit(done)
 }
 
 /// The arguments of this process; usage errors end it, with code 2.
 fn parse() -> Result<Cli, Failure> {
+    let args = std::env::args_os().collect();
     #[cfg(feature = "server")]
-    return Ok(Cli::parse_from(serve::with_config(
-        std::env::args_os().collect(),
-    )?));
+    let args = serve::with_config(args)?;
     #[cfg(not(feature = "server"))]
-    Ok(Cli::parse())
+    let args: Vec<std::ffi::OsString> = args;
+    let matches = command().get_matches_from(args);
+    Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit()))
+}
+
+/// All commands and their flags.
+fn command() -> clap::Command {
+    let command = Cli::command();
+    #[cfg(feature = "server")]
+    let command = serve::with_variables(command);
+    command
 }
 
 fn exit(done: Result<(), Failure>) -> ExitCode {
@@ -187,6 +204,22 @@ mod tests {
 
     #[test]
     fn arguments_are_well_formed() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn every_flag_of_serve_is_a_variable_of_its_name() {
+        let command = command();
+        let serve = command.find_subcommand("serve").expect("it is there");
+        for arg in serve.get_arguments() {
+            let long = arg.get_long().expect("serve takes flags alone");
+            let variable = arg.get_env().and_then(std::ffi::OsStr::to_str);
+            let expected = match long {
+                "adapter" => "SORANK_ADAPTERS".to_owned(), // several, in one variable
+                _ => format!("SORANK_{}", long.to_uppercase().replace('-', "_")),
+            };
+            assert_eq!(variable, Some(expected.as_str()));
+        }
     }
 }

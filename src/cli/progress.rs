@@ -130,6 +130,50 @@ impl Packing {
     }
 }
 
+/// The bar of files that are downloaded, one after the other.
+#[cfg(feature = "hub")]
+#[derive(Debug)]
+pub(crate) struct Download {
+    bar: ProgressBar,
+}
+
+#[cfg(feature = "hub")]
+impl Download {
+    /// Nothing is drawn yet.
+    pub(crate) fn new(quiet: bool) -> Download {
+        let target = match quiet {
+            true => ProgressDrawTarget::hidden(),
+            false => ProgressDrawTarget::stderr_with_hz(REDRAWS),
+        };
+        let template = "{msg} {bar:24} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left";
+        let style = ProgressStyle::with_template(template)
+            .expect("the template is well-formed")
+            .progress_chars("█▉▊▋▌▍▎▏ ");
+        Download {
+            bar: ProgressBar::with_draw_target(Some(0), target).with_style(style),
+        }
+    }
+
+    /// `done` bytes of `file` are here, of `total` where that is known.
+    pub(crate) fn set(&self, file: &str, done: u64, total: Option<u64>) {
+        if self.bar.message() != file {
+            self.bar.set_message(file.to_owned());
+            self.bar.set_length(total.unwrap_or(done));
+            self.bar.set_position(done);
+            self.bar.reset_eta(); // what was here before says nothing of the connection
+        }
+        self.bar.set_length(total.unwrap_or(done));
+        self.bar.set_position(done);
+    }
+}
+
+#[cfg(feature = "hub")]
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 fn rate(n: u64, seconds: f64) -> String {
     let rate = n as f64 / seconds.max(1e-6); // a clock that has not ticked is no infinite speed
     match rate < 10.0 {

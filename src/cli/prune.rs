@@ -5,6 +5,7 @@ use std::{fmt::Write, path::PathBuf};
 use super::{
     Failure,
     output::Output,
+    place::Place,
     rows::go_on,
     setup::{base_of, stamp},
 };
@@ -18,14 +19,14 @@ use crate::{
 /// miss is not known here: measure the answers.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The adapter to prune
+    /// The adapter to prune: a directory, or a repository (owner/name[@revision])
     #[arg(value_name = "DIR")]
-    adapter: PathBuf,
+    adapter: Place,
     #[command(flatten)]
     keep: KeepArgs,
     /// Its base: checked against it, and its fingerprint is recorded in the result
     #[arg(long, value_name = "DIR", env = "SORANK_MODEL")]
-    model: Option<PathBuf>,
+    model: Option<Place>,
     /// Directory to write; it must not exist yet. Without it, only the table is printed
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -60,10 +61,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             ));
         }
     };
-    let adapter = Adapter::read(&args.adapter)?;
+    let adapter = Adapter::read(args.adapter.adapter(false)?)?;
     let (mut pruned, report) = adapter.prune(keep)?;
     if let Some(base) = &args.model {
-        stamp(&mut pruned, &base_of(base)?)?;
+        stamp(&mut pruned, &base_of(base.base(false)?)?)?;
     }
     if let Some(out) = &args.out {
         pruned.write(out)?;

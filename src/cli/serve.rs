@@ -1,7 +1,7 @@
 //! `sorank serve`: the server's flags, its start and its end.
 //!
-//! Each flag is also an environment variable (`--max-batch-tokens`: `SORANK_MAX_BATCH_TOKENS`) and a key of a TOML file
-//! (`max-batch-tokens`). A flag counts before a variable, a variable before the file.
+//! Each flag is also an environment variable (`--max-batch-tokens`: `SORANK_MAX_BATCH_TOKENS`, by [`with_variables`]) and a
+//! key of a TOML file (`max-batch-tokens`). A flag counts before a variable, a variable before the file.
 
 mod config;
 
@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, signal};
 use tracing_subscriber::EnvFilter;
 
 pub(super) use self::config::with_config;
-use super::{Failure, output::Output, rows::go_on, setup::ModelArgs};
+use super::{Failure, output::Output, place::Place, rows::go_on, setup::ModelArgs};
 use crate::{
     embedded,
     engine::registry::Limits,
@@ -43,34 +43,29 @@ pub(super) struct Args {
 #[command(next_help_heading = "Listening")]
 struct Listen {
     /// A TOML file with these flags as keys
-    #[arg(long, value_name = "FILE", env = "SORANK_CONFIG")]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Address to listen on
-    #[arg(long, default_value = "127.0.0.1", env = "SORANK_HOST")]
+    #[arg(long, default_value = "127.0.0.1")]
     host: String,
     /// Port; 0 takes a free one, which is printed
-    #[arg(long, default_value_t = 8080, env = "SORANK_PORT")]
+    #[arg(long, default_value_t = 8080)]
     port: u16,
     /// A port of its own, on the same address, for the routes that change adapters
-    #[arg(long, value_name = "PORT", env = "SORANK_ADMIN_PORT")]
+    #[arg(long, value_name = "PORT")]
     admin_port: Option<u16>,
     /// A name of the base in a request's `model`; repeatable. By default the model's directory name
-    #[arg(
-        long = "served-model-name",
-        value_name = "NAME",
-        env = "SORANK_SERVED_MODEL_NAME",
-        value_delimiter = ','
-    )]
+    #[arg(long = "served-model-name", value_name = "NAME", value_delimiter = ',')]
     served_model_names: Vec<String>,
     /// Answer any unknown `model` by the base (clients that always send the name of another model)
-    #[arg(long, env = "SORANK_ACCEPT_ANY_MODEL")]
+    #[arg(long)]
     accept_any_model: bool,
     /// Log lines as JSON
-    #[arg(long, env = "SORANK_JSON_OUTPUT")]
+    #[arg(long)]
     json_output: bool,
     /// Send traces to this OpenTelemetry collector (HTTP, `http://host:4318/v1/traces`)
     #[cfg(feature = "otlp")]
-    #[arg(long, value_name = "URL", env = "SORANK_OTLP_ENDPOINT")]
+    #[arg(long, value_name = "URL")]
     otlp_endpoint: Option<String>,
 }
 
@@ -78,65 +73,40 @@ struct Listen {
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
     /// Rows that may wait; above, requests get 429
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 4096,
-        env = "SORANK_MAX_QUEUE"
-    )]
+    #[arg(long, value_name = "N", default_value_t = 4096)]
     max_queue: usize,
     /// Requests under way at once
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 512,
-        env = "SORANK_MAX_CONCURRENT_REQUESTS"
-    )]
+    #[arg(long, value_name = "N", default_value_t = 512)]
     max_concurrent_requests: usize,
     /// Rows (texts times adapters) of one request
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 128,
-        env = "SORANK_MAX_CLIENT_BATCH_SIZE"
-    )]
+    #[arg(long, value_name = "N", default_value_t = 128)]
     max_client_batch_size: usize,
     /// Rows of one batch; by default as many as its tokens allow
-    #[arg(long, value_name = "N", env = "SORANK_MAX_BATCH_REQUESTS")]
+    #[arg(long, value_name = "N")]
     max_batch_requests: Option<usize>,
     /// Batches that run at once
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 1,
-        env = "SORANK_BATCH_WORKERS"
-    )]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     batch_workers: usize,
     /// Bytes of a request's body
-    #[arg(long, value_name = "BYTES", default_value_t = 2 << 20, env = "SORANK_PAYLOAD_LIMIT")]
+    #[arg(long, value_name = "BYTES", default_value_t = 2 << 20)]
     payload_limit: usize,
     /// Cut texts that are too long where a request does not say
-    #[arg(long, env = "SORANK_AUTO_TRUNCATE")]
+    #[arg(long)]
     auto_truncate: bool,
     /// Seconds that a request may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds, env = "SORANK_REQUEST_TIMEOUT")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
     request_timeout: f64,
     /// Seconds that a client may take to send its headers, and its body
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds, env = "SORANK_READ_TIMEOUT")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
     read_timeout: f64,
     /// Seconds that requests under way may take once the server is told to end
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds, env = "SORANK_DRAIN_TIMEOUT")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
     drain_timeout: f64,
     /// Seconds between not being ready and no longer accepting, for balancers to notice
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = seconds, env = "SORANK_DRAIN_DELAY")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = seconds)]
     drain_delay: f64,
     /// Adapters that metrics name; the rest are counted as `other`
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 100,
-        env = "SORANK_METRIC_ADAPTERS"
-    )]
+    #[arg(long, value_name = "N", default_value_t = 100)]
     metric_adapters: usize,
 }
 
@@ -144,51 +114,31 @@ struct LimitArgs {
 #[command(next_help_heading = "Adapters")]
 struct AdapterArgs {
     /// Let clients load, replace and unload adapters
-    #[arg(long, env = "SORANK_ALLOW_RUNTIME_ADAPTERS")]
+    #[arg(long)]
     allow_runtime_adapters: bool,
     /// The directory that loads may name places in
-    #[arg(long, value_name = "DIR", env = "SORANK_ADAPTER_ROOT")]
+    #[arg(long, value_name = "DIR")]
     adapter_root: Option<PathBuf>,
     /// A directory whose subdirectories are adapters that load when first asked for
-    #[arg(
-        long,
-        visible_alias = "lora-dir",
-        value_name = "DIR",
-        env = "SORANK_ADAPTER_DIR"
-    )]
+    #[arg(long, visible_alias = "lora-dir", value_name = "DIR")]
     adapter_dir: Option<PathBuf>,
     /// A URL prefix in an object store that loads may name places below; repeatable
-    #[arg(
-        long = "adapter-store",
-        value_name = "URL",
-        env = "SORANK_ADAPTER_STORE",
-        value_delimiter = ','
-    )]
+    #[arg(long = "adapter-store", value_name = "URL", value_delimiter = ',')]
     adapter_stores: Vec<String>,
     /// Keep names, pins and canaries in this file over restarts
-    #[arg(long, value_name = "FILE", env = "SORANK_STATE_FILE")]
+    #[arg(long, value_name = "FILE")]
     state_file: Option<PathBuf>,
     /// The most adapters; above, the longest unused go
-    #[arg(
-        long,
-        visible_alias = "max-loras",
-        value_name = "N",
-        env = "SORANK_MAX_ADAPTERS"
-    )]
+    #[arg(long, visible_alias = "max-loras", value_name = "N")]
     max_adapters: Option<usize>,
     /// The most bytes of all adapters; above, the longest unused go
-    #[arg(long, value_name = "BYTES", env = "SORANK_MAX_ADAPTER_BYTES")]
+    #[arg(long, value_name = "BYTES")]
     max_adapter_bytes: Option<u64>,
     /// The largest rank of an adapter
-    #[arg(
-        long,
-        visible_alias = "max-lora-rank",
-        value_name = "R",
-        env = "SORANK_MAX_ADAPTER_RANK"
-    )]
+    #[arg(long, visible_alias = "max-lora-rank", value_name = "R")]
     max_adapter_rank: Option<usize>,
     /// The largest weight file of an adapter
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, env = "SORANK_MAX_ADAPTER_FILE_BYTES")]
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30)]
     max_adapter_file_bytes: u64,
 }
 
@@ -199,19 +149,25 @@ struct Access {
     #[arg(
         long = "api-key",
         value_name = "KEY",
-        env = "SORANK_API_KEY",
         hide_env_values = true,
         value_delimiter = ','
     )]
     api_keys: Vec<String>,
     /// The token of the routes that change adapters
-    #[arg(
-        long,
-        value_name = "TOKEN",
-        env = "SORANK_ADMIN_TOKEN",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "TOKEN", hide_env_values = true)]
     admin_token: Option<String>,
+}
+
+/// Gives every flag of `sorank serve` that has no environment variable yet the one of its name.
+pub(super) fn with_variables(command: clap::Command) -> clap::Command {
+    let named = |arg: clap::Arg| {
+        let variable = match (arg.get_long(), arg.get_env()) {
+            (Some(long), None) => format!("SORANK_{}", long.to_uppercase().replace('-', "_")),
+            _ => return arg,
+        };
+        arg.env(&*variable.leak()) // clap borrows names for the life of the process
+    };
+    command.mut_subcommand("serve", |serve| serve.mut_args(named))
 }
 
 fn seconds(arg: &str) -> Result<f64, String> {
@@ -268,24 +224,24 @@ impl Args {
         if !self.listen.served_model_names.is_empty() {
             return self.listen.served_model_names.clone();
         }
-        let dir = self.model.model.as_ref();
-        let dir = dir.map(|d| d.canonicalize().unwrap_or_else(|_| d.clone()));
-        let name = dir.and_then(|d| d.file_name().map(|n| n.to_string_lossy().into_owned()));
-        vec![name.unwrap_or_else(|| "sorank-tiny".to_owned())]
+        let place = self.model.model.as_ref();
+        vec![place.map_or_else(|| "sorank-tiny".to_owned(), Place::name)]
     }
 
-    /// Adapters from the start: the built-in ones of the built-in model, and those given.
-    fn start_adapters(&self) -> Vec<(String, StartAdapter)> {
+    /// Adapters from the start: the built-in ones of the built-in model, and those given, repositories pulled.
+    fn start_adapters(&self) -> Result<Vec<(String, StartAdapter)>, Failure> {
         let built_in = match self.model.model {
             None => embedded::adapters(),
             Some(_) => Vec::new(),
         };
-        let built_in = built_in
-            .into_iter()
-            .map(|(name, _)| (name.to_owned(), StartAdapter::BuiltIn(name)));
-        let dirs = self.model.adapters.iter();
-        let given = dirs.map(|(name, dir)| (name.clone(), StartAdapter::Dir(dir.clone())));
-        built_in.chain(given).collect()
+        let built_in = built_in.into_iter();
+        let built_in = built_in.map(|(name, _)| (name.to_owned(), StartAdapter::BuiltIn(name)));
+        let mut all: Vec<_> = built_in.collect();
+        for (name, place) in &self.model.adapters {
+            let dir = place.adapter(self.model.quiet)?.to_owned();
+            all.push((name.clone(), StartAdapter::Dir(dir)));
+        }
+        Ok(all)
     }
 }
 
@@ -300,15 +256,20 @@ pub(super) fn run(args: &Args, level: EnvFilter) -> Result<(), Failure> {
         .build()
         .map_err(|e| Failure::Failed(format!("starting threads: {e}")))?;
     let _traces = log(args, level)?;
+    let adapters = args.start_adapters()?;
     let engine = args.model.bare_engine()?;
     let app = State::new(engine, options);
-    let done = runtime.block_on(serve(args, &app, start));
+    let done = runtime.block_on(serve(args, &app, adapters, start));
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn serve(args: &Args, app: &Arc<State>, start: Instant) -> Result<(), Failure> {
-    let adapters = args.start_adapters();
+async fn serve(
+    args: &Args,
+    app: &Arc<State>,
+    adapters: Vec<(String, StartAdapter)>,
+    start: Instant,
+) -> Result<(), Failure> {
     let loading = app.clone();
     let loaded = tokio::task::spawn_blocking(move || server::start(&loading, &adapters));
     loaded

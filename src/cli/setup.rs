@@ -1,10 +1,13 @@
 //! Arguments that name a base and its adapters, and the engine made from them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{Args, ValueEnum};
 
-use super::Failure;
+use super::{
+    Failure,
+    place::{Place, named},
+};
 use crate::{
     adapter::Adapter,
     embedded,
@@ -19,19 +22,19 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub(super) struct ModelArgs {
-    /// Directory of the base: config.json, tokenizer.json, model.safetensors.
-    /// Without it, the tiny model that is built in
+    /// Directory of the base (config.json, tokenizer.json, model.safetensors), or a repository of the Hugging Face hub
+    /// (owner/name[@revision]). Without it, the tiny model that is built in
     #[arg(long, value_name = "DIR", env = "SORANK_MODEL")]
-    pub(super) model: Option<PathBuf>,
-    /// An adapter's directory and the name that rows call it by; repeatable
+    pub(super) model: Option<Place>,
+    /// The name that rows call an adapter by, and its directory or repository; repeatable
     #[arg(
         long = "adapter",
         value_name = "NAME=DIR",
-        value_parser = named_dir,
+        value_parser = named,
         env = "SORANK_ADAPTERS",
         value_delimiter = ';'
     )]
-    pub(super) adapters: Vec<(String, PathBuf)>,
+    pub(super) adapters: Vec<(String, Place)>,
     /// Precision of the base's linears
     #[arg(long, value_enum, default_value_t = Dtype::F32, env = "SORANK_DTYPE")]
     pub(super) dtype: Dtype,
@@ -71,20 +74,11 @@ impl From<Dtype> for Precision {
     }
 }
 
-pub(super) fn named_dir(arg: &str) -> Result<(String, PathBuf), String> {
-    match arg.split_once('=') {
-        Some(("", _)) => Err("the name before '=' is empty".to_owned()),
-        Some((_, "")) => Err("the directory after '=' is empty".to_owned()),
-        Some((name, dir)) => Ok((name.to_owned(), dir.into())),
-        None => Err("expected NAME=DIR".to_owned()),
-    }
-}
-
 impl ModelArgs {
     /// Where the base is.
     pub(super) fn source(&self) -> Result<Source, Failure> {
         Ok(match &self.model {
-            Some(dir) => Source::dir(dir)?,
+            Some(place) => Source::dir(place.base(self.quiet)?)?,
             None => embedded::base(),
         })
     }
@@ -114,11 +108,11 @@ impl ModelArgs {
                 all.push((name.to_owned(), files.adapter(&shown_as)));
             }
         }
-        for (name, dir) in &self.adapters {
+        for (name, place) in &self.adapters {
             if all.iter().any(|(n, _)| n == name) {
                 return Err(Failure::Usage(format!("two adapters are named {name:?}")));
             }
-            all.push((name.clone(), Adapter::read(dir)));
+            all.push((name.clone(), Adapter::read(place.adapter(self.quiet)?)));
         }
         Ok(all)
     }

@@ -9,6 +9,7 @@ use super::{
     Failure,
     labelled::{ColumnArgs, examples, file},
     output::Output,
+    place::Place,
 };
 use crate::{
     error::Error,
@@ -29,9 +30,9 @@ use crate::{
 /// in, closed ranks left out. With --method bitfit or full the base itself is trained, and written whole. Beside it: sorank.json (how it was made) and metrics.jsonl (its epochs).
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Directory of the base
+    /// Directory of the base, or its repository (owner/name[@revision])
     #[arg(long, value_name = "DIR", env = "SORANK_MODEL")]
-    model: PathBuf,
+    model: Place,
     /// Training rows: .tsv (without quotes), .csv, .jsonl
     #[arg(long, value_name = "FILE")]
     train: Option<PathBuf>,
@@ -244,14 +245,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let train_targets = labels.targets(&train_rows, &train_path)?;
     let dev_targets = labels.targets(&dev_rows, &dev_path)?;
 
-    let source = Source::dir(&args.model)?;
+    let source = Source::dir(args.model.base(args.quiet)?)?;
     let options = LoadOptions {
         precision: Some(Precision::F32),
         pack: PackOptions::default(),
     };
     let model = Model::load(source, &options)?;
     let source = model.source().clone();
-    let tokenizer = Tokenizer::load(&|name| source.read(name), &args.model)?;
+    let tokenizer = Tokenizer::load(&|name| source.read(name), &source.path(""))?;
     let limit = args.columns.limit(&model);
     let rows = examples(
         &tokenizer,

@@ -14,7 +14,7 @@ pub mod cache;
 pub mod durable;
 pub mod header;
 pub mod packed;
-mod shards;
+pub mod shards;
 pub mod sidecar;
 pub mod source;
 pub mod tensors;
@@ -22,5 +22,5 @@ pub mod writer;
 
 pub use packed::{Cache, PackOptions, Packed};
 pub use safetensors::Dtype;
-pub use source::{Bytes, Source};
+pub use source::{Bytes, COMPANIONS, Source};
 pub use tensors::{Table, Tensor, Tensors};

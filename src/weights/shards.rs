@@ -3,7 +3,10 @@
 //! An index is outside data: a shard must be the plain name of a file beside it, so that no index can make this
 //! process read elsewhere. Whether the shards hold what the index says is asked by `tensors`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde::Deserialize;
 
@@ -14,9 +17,21 @@ use super::{
 use crate::{Error, Result};
 
 /// The one file of a checkpoint.
-pub(super) const WHOLE: &str = "model.safetensors";
+pub const WHOLE: &str = "model.safetensors";
 /// The index of its shards.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+pub const INDEX: &str = "model.safetensors.index.json";
+
+/// The files of shards that the index names; none where there is no index.
+///
+/// # Errors
+/// When the index is not one, or names what is no file beside it.
+pub fn of(source: &Source) -> Result<BTreeSet<String>> {
+    let Some(index) = source.read(INDEX)? else {
+        return Ok(BTreeSet::new());
+    };
+    let weight_map = read_index(&index, &source.path(INDEX))?;
+    Ok(weight_map.into_values().collect())
+}
 
 /// The shard of each tensor; shards are plain names of safetensors files.
 pub(super) fn read_index(index: &[u8], path: &Path) -> Result<BTreeMap<String, String>> {

@@ -299,7 +299,27 @@ fn help_teaches_and_completions_come() {
     ] {
         assert!(help.contains(word), "{word} in {help}");
     }
-    assert!(!sorank(&["completions", "bash"], "").stdout.is_empty());
+    for shell in ["bash", "zsh", "fish"] {
+        let out = sorank(&["completions", shell], "");
+        let script = String::from_utf8_lossy(&out.stdout);
+        assert!(
+            script.contains("max-batch-tokens") && out.stderr.is_empty(),
+            "{shell}"
+        );
+    }
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let man = dir.path().join("man1");
+    let out = sorank(&["man", man.to_str().expect("UTF-8")], "");
+    assert!(out.status.success());
+    let page = |name: &str| std::fs::read_to_string(man.join(name)).expect("a page");
+    assert!(page("sorank.1").contains(".TH sorank 1"));
+    for command in ["classify", "embed", "train"] {
+        assert!(page(&format!("sorank-{command}.1")).contains("SORANK_MODEL"));
+    }
 }
 
 #[test]

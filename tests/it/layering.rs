@@ -77,6 +77,7 @@ fn arrows_point_down_only() {
         ("spec/", &["error", "kernel", "weights"]),
         ("text", &["error"]),
         ("adapter/", &["mat", "error", "spec"]),
+        ("hub/", &["error", "weights", "adapter"]),
         ("embedded.rs", &["error", "weights", "adapter"]),
         (
             "model/",
@@ -258,6 +259,15 @@ fn the_core_is_synchronous() {
     };
     assert_none(
         "no tokio below server/ and cli/",
+        offenders(&sources(), bad),
+    );
+}
+
+#[test]
+fn the_command_line_alone_asks_the_hub() {
+    let bad = |f: &File| !f.in_any(&["hub/", "cli/"]) && f.code().contains("hub::");
+    assert_none(
+        "no room but cli/ may pull; a server's requests least of all",
         offenders(&sources(), bad),
     );
 }

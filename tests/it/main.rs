@@ -6,7 +6,8 @@
 //! hostile: damaged files are refused by name, and cost little · corpus: past crashes ·
 //! layering: the house keeps its shape · tag: entities equal the pipeline's ·
 //! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import ·
-//! sweep: schedules of phases, many runs · server: HTTP over real sockets · training: gradients and steps equal torch's
+//! sweep: schedules of phases, many runs · server: HTTP over real sockets · hub: repositories pulled from a mock of the hub ·
+//! training: gradients and steps equal torch's
 
 #![allow(clippy::print_stdout)] // tests say what they measured and what they skipped
 
@@ -19,6 +20,8 @@ mod fanout;
 mod fixtures;
 mod gradients;
 mod hostile;
+#[cfg(feature = "hub")]
+mod hub;
 mod layering;
 mod merge;
 mod minilm;
