@@ -5,8 +5,10 @@
 //! models: whether the modules exist and the widths fit is asked at bind.
 
 mod adalora;
+mod adapterhub;
 mod archive;
 mod bounded;
+mod checkpoint;
 mod files;
 #[cfg(test)]
 mod fixture;
@@ -14,6 +16,7 @@ mod gate;
 mod json;
 mod labels;
 mod matching;
+mod parametrized;
 mod peft;
 mod peft_config;
 mod prune;
@@ -30,11 +33,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use checkpoint::{ImportReport, ImportedModule};
 pub use files::{AdapterFiles, SELFTEST};
 pub use matching::Targets;
+pub use parametrized::EmbeddedImport;
 pub use prune::{Keep, PruneReport, PrunedModule};
 pub use random::{RandomSite, pruned_ranks};
-pub use sora::{ImportedModule, SoraImport, SoraReport};
+pub use sora::SoraImport;
 
 use crate::{Error, Result, mat::Matrix};
 
