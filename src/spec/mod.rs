@@ -229,6 +229,8 @@ pub enum Position {
     Rotary {
         /// Base of the frequencies.
         theta: f32,
+        /// What every frequency is divided by; 1 but where positions are scaled to a longer context.
+        stretch: f32,
     },
     /// DeBERTa's disentangled relative attention.
     Relative(Relative),

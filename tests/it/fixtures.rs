@@ -33,6 +33,9 @@ pub(crate) const FAMILIES: &[&str] = &[
     "modernbert",
     "modernbert-bias",
     "albert",
+    "nomic_bert",
+    "gte",
+    "gte-ntk",
 ];
 
 /// One family's fixture.

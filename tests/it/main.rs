@@ -1,7 +1,8 @@
 //! The integration tests: one binary, public API only.
 //!
 //! parity: answers equal those of transformers and peft · batching: alone equals batched, bit for bit ·
-//! adapters: binding, refusals · merge: in place and to a file · cli: the binary as a person runs it ·
+//! adapters: binding, refusals · fused: either naming of one linear · adapterhub: imported, against its library ·
+//! merge: in place and to a file · cli: the binary as a person runs it ·
 //! precision: bf16 and int8 near f32, and alone equals batched there too ·
 //! hostile: damaged files are refused by name · layering: the house keeps its shape · tag: entities equal the pipeline's ·
 //! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import ·
@@ -9,11 +10,13 @@
 
 #![allow(clippy::print_stdout)] // tests say what they measured and what they skipped
 
+mod adapterhub;
 mod adapters;
 mod batching;
 mod cli;
 mod fanout;
 mod fixtures;
+mod fused;
 mod gradients;
 mod hostile;
 mod layering;

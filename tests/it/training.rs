@@ -43,6 +43,8 @@ pub(crate) const TRAINED: &[&str] = &[
     "deberta-v2-nobuckets",
     "modernbert",
     "modernbert-bias",
+    "nomic_bert",
+    "gte",
 ];
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
