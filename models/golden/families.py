@@ -318,6 +318,17 @@ FAMILIES = {
         ["q_proj", "k_proj", "v_proj", "up_proj"],
         ["pooler", "classifier"],
     ),
+    "jina_embeddings_v3": Family(
+        tf.JinaEmbeddingsV3Config,
+        dict(SMALL, max_position_embeddings=130, type_vocab_size=1, layer_norm_eps=1e-5, **ROBERTA_SPECIAL),
+        tf.JinaEmbeddingsV3ForSequenceClassification,
+        tf.JinaEmbeddingsV3ForTokenClassification,
+        tf.JinaEmbeddingsV3Model,
+        tokens.xlm_roberta,
+        ["q_proj", "v_proj"],
+        ["q_proj", "k_proj", "v_proj", "fc1"],
+        ["classifier"],
+    ),
     # As the models' own older code has its configuration, with frequencies scaled for texts longer than trained on.
     "gte-ntk": Family(
         tf.GteConfig,

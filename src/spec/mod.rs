@@ -12,6 +12,7 @@ mod distilbert;
 mod electra;
 mod gte;
 pub mod head;
+mod jina;
 mod labels;
 mod modernbert;
 mod mpnet;
@@ -64,6 +65,7 @@ const FAMILIES: &[Family] = &[
     family("nomic_bert", nomic::parse, nomic::HARMLESS),
     family("gte", gte::parse, gte::HARMLESS),
     family("new", gte::parse_new, gte::HARMLESS),
+    family("jina_embeddings_v3", jina::parse, &[]),
 ];
 
 impl EncoderSpec {

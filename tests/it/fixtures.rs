@@ -36,6 +36,7 @@ pub(crate) const FAMILIES: &[&str] = &[
     "nomic_bert",
     "gte",
     "gte-ntk",
+    "jina_embeddings_v3",
 ];
 
 /// One family's fixture.

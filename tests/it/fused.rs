@@ -12,7 +12,7 @@ use sorank::{
 use crate::fixtures::{Golden, PARITY, admit, engine, golden, load, logits};
 
 /// Families of which one class fuses what another keeps apart.
-const FUSED: [&str; 3] = ["nomic_bert", "gte", "gte-ntk"];
+const FUSED: [&str; 4] = ["nomic_bert", "gte", "gte-ntk", "jina_embeddings_v3"];
 
 /// The prefix of PEFT's paths in the fixture.
 fn prefix(adapter: &Adapter) -> String {

@@ -1,7 +1,7 @@
 //! The integration tests: one binary, public API only.
 //!
 //! parity: answers equal those of transformers and peft · batching: alone equals batched, bit for bit ·
-//! adapters: binding, refusals · fused: either naming of one linear · adapterhub: imported, against its library ·
+//! adapters: binding, refusals · fused: either naming of one linear · imports: against the models that they come from ·
 //! merge: in place and to a file · cli: the binary as a person runs it ·
 //! precision: bf16 and int8 near f32, and alone equals batched there too ·
 //! hostile: damaged files are refused by name · layering: the house keeps its shape · tag: entities equal the pipeline's ·
@@ -10,7 +10,6 @@
 
 #![allow(clippy::print_stdout)] // tests say what they measured and what they skipped
 
-mod adapterhub;
 mod adapters;
 mod batching;
 mod cli;
@@ -19,6 +18,7 @@ mod fixtures;
 mod fused;
 mod gradients;
 mod hostile;
+mod imports;
 mod layering;
 mod merge;
 mod minilm;

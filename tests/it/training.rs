@@ -45,6 +45,7 @@ pub(crate) const TRAINED: &[&str] = &[
     "modernbert-bias",
     "nomic_bert",
     "gte",
+    "jina_embeddings_v3",
 ];
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;

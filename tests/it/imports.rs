@@ -1,12 +1,16 @@
-//! Adapters of AdapterHub's library, imported, against its own answers.
+//! Imported adapters against the models that they come from.
 
 use sorank::{
-    adapter::Adapter,
+    adapter::{Adapter, SoraImport},
     engine::Want,
     model::{Batch, Sequence},
 };
 
-use crate::fixtures::{PARITY, add, admit, distance, golden, logits, manifest_dir};
+use crate::fixtures::{PARITY, add, admit, distance, golden, load, logits, manifest_dir};
+
+/// Largest difference of an imported SoRA adapter's logits to the gated model's, relative to the largest: two layers of f32,
+/// 8 wide.
+const GATED: f32 = 1e-6;
 
 #[test]
 fn an_import_from_adapterhub_answers_as_its_library_does() {
@@ -60,4 +64,38 @@ fn an_import_from_adapterhub_answers_as_its_library_does() {
         println!("{name}: {worst:.1e}");
         assert!(worst <= PARITY, "{name}: {worst:e}");
     }
+}
+
+#[test]
+fn an_imported_sora_checkpoint_answers_as_the_gated_model() {
+    let home = manifest_dir().join("tests/reference/sora");
+    let answers = std::fs::read(home.join("answers.json")).expect("answers.json");
+    let answers: serde_json::Value = serde_json::from_slice(&answers).expect("JSON");
+    let rows = |key: &str| -> Vec<Vec<f32>> {
+        serde_json::from_value(answers[key].clone()).expect("rows of numbers")
+    };
+    let ids: Vec<Vec<u32>> = serde_json::from_value(answers["ids"].clone()).expect("ids");
+    let options = SoraImport {
+        head: Some(home.join("whole_model.bin")),
+        ..SoraImport::default()
+    };
+    let imported = Adapter::import_sora(&home.join("checkpoint"), &options);
+    let (adapter, _) = imported.expect("it imports");
+    let model = load(&home.join("base"));
+    let task = model.bind("gated", &adapter).expect("it binds");
+    let zeros = vec![0; 32];
+    let batch = Batch::pack(ids.iter().map(|ids| Sequence {
+        ids,
+        types: &zeros[..ids.len()],
+        task: 0,
+    }));
+    let hidden = model.forward(&batch, &[&task], &mut ());
+    let head = &task.classifier.as_ref().expect("a head").head;
+    let all = (0..batch.sequences()).map(|s| batch.rows(s));
+    let got = model.classify(head, hidden.view(), all);
+    let (want, bare) = (rows("gated").concat(), rows("bare").concat());
+    let error = distance(got.as_slice(), &want);
+    println!("an imported SoRA adapter differs from the gated model by {error:.1e}");
+    assert!(error <= GATED, "{error:e}");
+    assert!(distance(&bare, &want) > 0.05, "the gates move the answers");
 }
