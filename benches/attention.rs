@@ -132,7 +132,7 @@ fn cases(sequences: usize, tokens: usize) -> Vec<Case> {
         };
         cases.push((format!("attention {kind} {precision:?}"), Box::new(run)));
     }
-    let rotary = Rotary::new(H / HEADS, 160_000.0, 512);
+    let rotary = Rotary::new(H / HEADS, 160_000.0, 1.0, 512);
     let mut fused = noise(rows, 3 * H, 1.0);
     cases.push((
         "rotary".to_owned(),

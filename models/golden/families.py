@@ -7,6 +7,7 @@ that is not the hidden width, a window shorter than the texts) and where PEFT is
 
 from dataclasses import dataclass, field
 
+import torch
 import transformers as tf
 
 import tokens
@@ -27,6 +28,7 @@ class Family:
     embed: list  # suffixes that `embed` targets
     head: list  # modules of the whole head, outermost last
     qv2_dtype: str = "float32"
+    rotary: object = None  # the rotary frequencies, f32, where they are not those that transformers knows
     hub_config: dict = field(default_factory=dict)  # keys to write as checkpoints on the hub have them, None to drop
 
 
@@ -45,6 +47,12 @@ DEBERTA = dict(
     pooler_dropout=0.0,
     pad_token_id=0,
 )
+
+def ntk(theta, factor, width):
+    """Fixed NTK scaling as the older code of GTE has it: another base for every text, and all frequencies lower."""
+    base = theta * factor
+    return 1.0 / (base ** (torch.arange(0, width, 2).float() / width)) / factor ** (2 / width)
+
 
 FAMILIES = {
     "bert": Family(
@@ -309,5 +317,46 @@ FAMILIES = {
         ["q_proj", "v_proj"],
         ["q_proj", "k_proj", "v_proj", "up_proj"],
         ["pooler", "classifier"],
+    ),
+    "jina_embeddings_v3": Family(
+        tf.JinaEmbeddingsV3Config,
+        dict(SMALL, max_position_embeddings=130, type_vocab_size=1, layer_norm_eps=1e-5, **ROBERTA_SPECIAL),
+        tf.JinaEmbeddingsV3ForSequenceClassification,
+        tf.JinaEmbeddingsV3ForTokenClassification,
+        tf.JinaEmbeddingsV3Model,
+        tokens.xlm_roberta,
+        ["q_proj", "v_proj"],
+        ["q_proj", "k_proj", "v_proj", "fc1"],
+        ["classifier"],
+    ),
+    # As the models' own older code has its configuration, with frequencies scaled for texts longer than trained on.
+    "gte-ntk": Family(
+        tf.GteConfig,
+        dict(SMALL, max_position_embeddings=128, type_vocab_size=1, layer_norm_eps=1e-12, hidden_act="gelu", pad_token_id=1),
+        tf.GteForSequenceClassification,
+        tf.GteForTokenClassification,
+        tf.GteModel,
+        tokens.xlm_roberta,
+        ["q_proj", "v_proj"],
+        ["q_proj", "k_proj", "v_proj", "up_proj"],
+        ["pooler", "classifier"],
+        rotary=ntk(500.0, 4.0, 8),
+        hub_config=dict(
+            model_type="new",
+            architectures=["NewForSequenceClassification"],
+            layer_norm_type="layer_norm",
+            logn_attention_clip1=False,
+            logn_attention_scale=False,
+            pack_qkv=True,
+            position_embedding_type="rope",
+            rope_parameters=None,
+            rope_scaling={"factor": 4.0, "type": "ntk"},
+            rope_theta=500.0,
+            unpad_inputs=False,
+            use_memory_efficient_attention=False,
+            dtype=None,
+            torch_dtype="float32",
+            transformers_version="4.39.1",
+        ),
     ),
 }

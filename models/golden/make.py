@@ -120,7 +120,15 @@ def load_base(name, family, out, labels=3, bare=False, tagger=False):
     extra = {} if bare else dict(num_labels=labels, ignore_mismatched_sizes=True)
     cls = family.bare if bare else family.tagger if tagger else family.model
     torch.manual_seed(0)
-    return cls.from_pretrained(out / "base", attn_implementation="eager", **extra).eval()
+    if family.rotary is None:
+        return cls.from_pretrained(out / "base", attn_implementation="eager", **extra).eval()
+    # Its config.json is not transformers' own: the settings from the table, the frequencies put in place.
+    written = json.loads((out / "base/config.json").read_text())
+    config = family.config(vocab_size=written["vocab_size"], num_labels=extra.pop("num_labels", 3), **family.settings)
+    model = cls.from_pretrained(out / "base", config=config, attn_implementation="eager", **extra).eval()
+    replaced = [m.inv_freq.copy_(family.rotary) for m in model.modules() if hasattr(m, "inv_freq")]
+    assert replaced, name
+    return model
 
 
 def save_adapter(model, where, name, dtype="float32", labels=None, config=None):

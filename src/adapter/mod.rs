@@ -5,8 +5,10 @@
 //! models: whether the modules exist and the widths fit is asked at bind.
 
 mod adalora;
+mod adapterhub;
 mod archive;
 mod bounded;
+mod checkpoint;
 mod expression;
 mod files;
 #[cfg(test)]
@@ -16,6 +18,7 @@ mod json;
 mod labels;
 mod matching;
 mod overflow;
+mod parametrized;
 mod peft;
 mod peft_config;
 mod prune;
@@ -32,12 +35,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use checkpoint::{ImportReport, ImportedModule};
 pub use files::{AdapterFiles, FILES, SELFTEST};
 pub use matching::Targets;
+pub use parametrized::EmbeddedImport;
 pub use peft::{CONFIG, WEIGHTS};
 pub use prune::{Keep, PruneReport, PrunedModule};
 pub use random::{RandomSite, pruned_ranks};
-pub use sora::{ImportedModule, SoraImport, SoraReport};
+pub use sora::SoraImport;
 
 use crate::{Error, Result, mat::Matrix};
 

@@ -20,8 +20,12 @@ use std::{
 };
 
 use super::{
-    Adapter, SavedTensor, Targets, TaskType, bounded, gate, json::Fields, labels,
-    peft_config::MAX_RANK, tensors::TensorFile, torch_file::TorchFile,
+    Adapter, SavedTensor, Targets, TaskType, bounded,
+    checkpoint::{self, Checkpoint, ImportReport, ImportedModule},
+    gate,
+    json::Fields,
+    labels,
+    peft_config::MAX_RANK,
 };
 use crate::{Error, Result, mat::Matrix};
 
@@ -49,35 +53,13 @@ pub struct SoraImport {
     pub task: Option<TaskType>,
 }
 
-/// What an import did.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct SoraReport {
-    /// The scale's numerator that was used.
-    pub alpha: f64,
-    /// One entry a module, in order of names.
-    pub modules: Vec<ImportedModule>,
-    /// Parameter paths of the head; empty: the adapter has none, and a classifier cannot be served from it.
-    pub head: Vec<String>,
-}
-
-/// What became of one module.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct ImportedModule {
-    /// Its path.
-    pub module: String,
-    /// Its rank in training.
-    pub rank_max: usize,
-    /// Indices of the ranks that were kept; none: the module is gone.
-    pub kept: Vec<usize>,
-}
-
 impl Adapter {
     /// Imports a SoRA or OpenDelta LoRA checkpoint: a directory, or the weight file itself.
     ///
     /// # Errors
     /// A checkpoint that wants to run code, tensors that are missing, of wrong shapes, not finite, or no part of an
     /// adapter; an import that leaves no rank.
-    pub fn import_sora(from: &Path, options: &SoraImport) -> Result<(Adapter, SoraReport)> {
+    pub fn import_sora(from: &Path, options: &SoraImport) -> Result<(Adapter, ImportReport)> {
         let path = weight_file(from)?;
         let dir = path.parent().unwrap_or(Path::new("."));
         let bytes = bounded::read(&path, bounded::MAX_WEIGHTS)?;
@@ -93,7 +75,7 @@ impl Adapter {
         }
         let (modules, mut saved) = layout(&file, &path)?;
         let mut factors = BTreeMap::new();
-        let mut report = SoraReport {
+        let mut report = ImportReport {
             alpha,
             modules: Vec::new(),
             head: Vec::new(),
@@ -161,47 +143,7 @@ fn weight_file(from: &Path) -> Result<PathBuf> {
     if from.is_file() {
         return Ok(from.to_owned());
     }
-    let found = CANDIDATES
-        .iter()
-        .map(|name| from.join(name))
-        .find(|path| path.is_file());
-    found.ok_or_else(|| {
-        Error::format(
-            from,
-            format!("expected a checkpoint: one of {}", CANDIDATES.join(", ")),
-        )
-    })
-}
-
-/// A weight file of either format.
-enum Checkpoint<'a> {
-    Safe(TensorFile<'a>),
-    Torch(TorchFile<'a>),
-}
-
-impl<'a> Checkpoint<'a> {
-    fn parse(bytes: &'a [u8], path: &'a Path) -> Result<Self> {
-        // A zip or a pickle by its first bytes; safetensors begin with a length, which is never that small or large.
-        match bytes.starts_with(b"PK") || path.extension().is_some_and(|e| e == "bin" || e == "pt")
-        {
-            true => TorchFile::parse(bytes, path).map(Self::Torch),
-            false => TensorFile::parse(bytes, path).map(Self::Safe),
-        }
-    }
-
-    fn names(&self) -> Vec<String> {
-        match self {
-            Self::Safe(file) => file.names().map(str::to_owned).collect(),
-            Self::Torch(file) => file.names().map(str::to_owned).collect(),
-        }
-    }
-
-    fn decode(&self, name: &str) -> Result<SavedTensor> {
-        match self {
-            Self::Safe(file) => file.decode(name),
-            Self::Torch(file) => file.decode(name),
-        }
-    }
+    checkpoint::first_of(from, &CANDIDATES)
 }
 
 /// What `config.json` beside the checkpoint may say: the backbone's, or an OpenDelta delta's.
@@ -414,7 +356,10 @@ impl Gated {
 }
 
 /// What was trained and what was kept of it, for whoever asks later.
-fn provenance(report: &SoraReport, gates: &BTreeMap<String, Vec<f32>>) -> BTreeMap<String, String> {
+fn provenance(
+    report: &ImportReport,
+    gates: &BTreeMap<String, Vec<f32>>,
+) -> BTreeMap<String, String> {
     let kept: BTreeMap<&str, &[usize]> = report
         .modules
         .iter()

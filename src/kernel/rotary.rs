@@ -1,7 +1,7 @@
 //! Rotary positions: q and k are turned by angles that grow with the position.
 //!
 //! Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021), in the form that pairs
-//! element `d` of a head with element `d + D/2`: with `c, s` the cosine and sine of `t theta^(-2d/D)`,
+//! element `d` of a head with element `d + D/2`: with `c, s` the cosine and sine of `t theta^(-2d/D) / stretch`,
 //!
 //! ```text
 //! y[d]       = x[d] c - x[d + D/2] s
@@ -11,7 +11,7 @@
 //! The tables are made as the reference makes them: frequencies and angles rounded to `f32` (at position 8000
 //! that rounding is what decides the angle's last four digits), cosine and sine of that angle in `f64`, rounded.
 //!
-//! Not here: scaled variants for longer contexts than trained.
+//! Not here: frequencies that depend on a text's length.
 
 use crate::{
     kernel::reduce::{load_at, store_at},
@@ -31,11 +31,11 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// Tables for heads of `width` (even) and positions `0..tokens`.
+    /// Tables for heads of `width` (even) and positions `0..tokens`, every frequency divided by `stretch`.
     ///
     /// # Panics
     /// When `width` is odd or 0.
-    pub fn new(width: usize, theta: f32, tokens: usize) -> Self {
+    pub fn new(width: usize, theta: f32, stretch: f32, tokens: usize) -> Self {
         assert!(
             width > 0 && width.is_multiple_of(2),
             "rotary heads of width {width}"
@@ -44,7 +44,7 @@ impl Rotary {
         let frequencies: Vec<f32> = (0..half)
             .map(|d| {
                 let power = (2 * d) as f32 / width as f32;
-                1.0 / f64::from(theta).powf(f64::from(power)) as f32
+                1.0 / f64::from(theta).powf(f64::from(power)) as f32 / stretch
             })
             .collect();
         let angles = (0..tokens).flat_map(|t| frequencies.iter().map(move |f| t as f32 * f));
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn heads_turn_and_turn_back() {
         for width in [2, 8, 16, 20, 32, 64] {
-            let rotary = Rotary::new(width, 160_000.0, 130);
+            let rotary = Rotary::new(width, 160_000.0, 1.0, 130);
             let x = Noise::new(width as u64).matrix(130, 3 * width, 3.0);
             for &level in levels() {
                 for direction in [1.0, -1.0] {
@@ -193,7 +193,7 @@ mod tests {
     fn columns_beside_the_heads_are_left_alone() {
         let x = Noise::new(9).matrix(5, 24, 1.0);
         let mut y = x.clone();
-        Rotary::new(8, 10_000.0, 5).apply(y.view_mut().col_range(8..16));
+        Rotary::new(8, 10_000.0, 1.0, 5).apply(y.view_mut().col_range(8..16));
         for t in 0..5 {
             assert_eq!(y.row(t)[..8], x.row(t)[..8]);
             assert_eq!(y.row(t)[16..], x.row(t)[16..]);
@@ -229,7 +229,7 @@ mod tests {
             ),
         ];
         for (theta, width, t, cos, sin) in golden {
-            let rotary = Rotary::new(width, theta, t + 1);
+            let rotary = Rotary::new(width, theta, 1.0, t + 1);
             let half = width / 2;
             for (i, d) in [0, 1, width / 4, half - 1].into_iter().enumerate() {
                 let at = t * half + d;

@@ -81,8 +81,12 @@ impl Model {
         let mut ranks = Vec::new();
         for (slot, mut parts) in by_slot {
             parts.sort_by_key(|(site, _)| site.columns.start);
-            if let Some(pair) = parts.windows(2).find(|p| p[0].0.path == p[1].0.path) {
-                let why = format!("two sets of factors for {}", pair[0].0.path);
+            let overlaps = |p: &&[(&Site, _)]| p[0].0.columns.end > p[1].0.columns.start;
+            if let Some([(a, _), (b, _)]) = parts.windows(2).find(overlaps) {
+                let why = match a.path == b.path {
+                    true => format!("two sets of factors for {}", a.path),
+                    false => format!("{} and {} are the same weights", a.path, b.path),
+                };
                 return Err(Error::format(&adapter.path, why));
             }
             ranks.extend(
@@ -183,14 +187,12 @@ impl Model {
 
     /// Modules that the configuration targets, exist in this base, and have no tensors.
     fn check_targets(&self, adapter: &Adapter) -> Result<()> {
-        let prefix = adapter
-            .factors
-            .keys()
-            .find_map(|path| self.sites.prefix_of(path));
+        let paths = || adapter.factors.keys();
+        let prefix = paths().find_map(|path| self.sites.prefix_of(path));
         let prefix = prefix.unwrap_or(self.prefix);
-        let absent: Vec<String> = self
-            .sites
-            .all()
+        let sites = paths().find_map(|path| self.sites.named_like(path));
+        let absent: Vec<String> = sites
+            .unwrap_or(self.sites.all())
             .iter()
             .map(|site| format!("{prefix}{}", site.path))
             .filter(|path| !adapter.factors.contains_key(path) && adapter.targets.matches(path))

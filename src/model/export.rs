@@ -7,6 +7,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     path::Path,
 };
 
@@ -78,11 +79,10 @@ impl Model {
             .map_or(Dtype::F32, |t| t.dtype);
         for (name, saved) in &adapter.saved {
             let (name, module) = naming.of_saved(name);
-            let values = match self.factors_of(adapter, &module) {
-                Some(factors) if name.ends_with(".weight") => {
-                    Cow::Owned(merged(saved.data.clone(), saved.shape[1], factors))
-                }
-                _ => Cow::Borrowed(saved.data.as_slice()),
+            let parts = self.factors_of(adapter, &module);
+            let values = match !parts.is_empty() && name.ends_with(".weight") {
+                true => Cow::Owned(merged(saved.data.clone(), saved.shape[1], &parts)),
+                false => Cow::Borrowed(saved.data.as_slice()),
             };
             outputs.push(Output {
                 name: name.clone(),
@@ -99,20 +99,19 @@ impl Model {
             }
             let module = tensor.name.strip_prefix(self.prefix).unwrap_or(tensor.name);
             let module = module.strip_suffix(".weight").unwrap_or("");
+            let parts = self.factors_of(adapter, module);
             outputs.push(Output {
                 name,
                 shape: tensor.shape.to_vec(),
                 dtype: tensor.dtype,
-                content: match (changed.get(tensor.name), self.factors_of(adapter, module)) {
-                    (Some(to), None) => Content::Values(Cow::Borrowed(&to.data)),
-                    (Some(to), Some(factors)) => {
-                        let sum = merged(to.data.clone(), tensor.shape[1], factors);
+                content: match (changed.get(tensor.name), parts.is_empty()) {
+                    (Some(to), true) => Content::Values(Cow::Borrowed(&to.data)),
+                    (Some(to), false) => {
+                        let sum = merged(to.data.clone(), tensor.shape[1], &parts);
                         Content::Values(Cow::Owned(sum))
                     }
-                    (None, Some(factors)) => {
-                        Content::Make(Box::new(move || merged_tensor(tensor, factors)))
-                    }
-                    (None, None) => Content::Bytes(tensor.bytes),
+                    (None, false) => Content::Make(Box::new(move || merged_tensor(tensor, &parts))),
+                    (None, true) => Content::Bytes(tensor.bytes),
                 },
             });
         }
@@ -125,13 +124,26 @@ impl Model {
         find(&self.tensors, &self.spec, &name).unwrap_or(name)
     }
 
-    /// The factors that change the module `inner`, a path without the encoder's prefix.
-    fn factors_of<'a>(&self, adapter: &'a Adapter, inner: &str) -> Option<&'a Factors> {
+    /// The factors that change the tensor of module `inner`, a path without the encoder's prefix, with the rows of it
+    /// that they change: a fused tensor may have several.
+    fn factors_of<'a>(&self, adapter: &'a Adapter, inner: &str) -> Vec<Part<'a>> {
+        if let Some(file) = self.sites.of_file(inner) {
+            let of_file = |(path, factors): (&String, &'a Factors)| {
+                let site = self.sites.find(path)?;
+                let within = site.slot == file.slot
+                    && file.columns.start <= site.columns.start
+                    && site.columns.end <= file.columns.end;
+                let from = |column| column - file.columns.start;
+                within.then(|| (from(site.columns.start)..from(site.columns.end), factors))
+            };
+            return adapter.factors.iter().filter_map(of_file).collect();
+        }
         let prefixes = self.spec.names.prefixes.iter();
         let mut spellings = prefixes
             .map(|p| format!("{p}{inner}"))
             .chain([inner.to_owned()]);
-        spellings.find_map(|path| adapter.factors.get(&path))
+        let found = spellings.find_map(|path| adapter.factors.get(&path));
+        found.map(|f| (0..f.b.rows(), f)).into_iter().collect()
     }
 
     fn write_config(&self, task: &Task, path: &Path) -> Result<()> {
@@ -254,22 +266,26 @@ fn is_of(name: &str, module: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('.'))
 }
 
-fn merged_tensor(tensor: Tensor<'_>, factors: &Factors) -> Result<Vec<f32>> {
-    Ok(merged(tensor.to_f32()?, tensor.shape[1], factors))
+/// Rows of a tensor, and the factors that change them.
+type Part<'a> = (Range<usize>, &'a Factors);
+
+fn merged_tensor(tensor: Tensor<'_>, parts: &[Part<'_>]) -> Result<Vec<f32>> {
+    Ok(merged(tensor.to_f32()?, tensor.shape[1], parts))
 }
 
-/// `W + s B A`, `W [n x k]` row-major.
-fn merged(mut w: Vec<f32>, k: usize, factors: &Factors) -> Vec<f32> {
-    let n = w.len() / k;
-    let sum = MatMut::new(&mut w, n, k);
-    gemm(
-        sum,
-        1.0,
-        factors.scale,
-        factors.b.view(),
-        false,
-        factors.a.view(),
-        false,
-    );
+/// `W + s B A` over the rows of each part, `W [n x k]` row-major.
+fn merged(mut w: Vec<f32>, k: usize, parts: &[Part<'_>]) -> Vec<f32> {
+    for (rows, factors) in parts {
+        let sum = MatMut::new(&mut w[rows.start * k..rows.end * k], rows.len(), k);
+        gemm(
+            sum,
+            1.0,
+            factors.scale,
+            factors.b.view(),
+            false,
+            factors.a.view(),
+            false,
+        );
+    }
     w
 }

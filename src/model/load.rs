@@ -281,7 +281,7 @@ impl PositionRows {
 struct PositionTables {
     bucketed: Option<Arc<DistanceBias>>,
     relative: Option<(Arc<Distances>, Arc<Matrix>)>,
-    rotary: Vec<(f32, Arc<Rotary>)>,
+    rotary: Vec<(Position, Arc<Rotary>)>,
 }
 
 impl PositionTables {
@@ -295,11 +295,11 @@ impl PositionTables {
         for layer in &spec.layers {
             match layer.position {
                 Position::Absolute => {}
-                Position::Rotary { theta } => {
-                    if !tables.rotary.iter().any(|(t, _)| *t == theta) {
+                Position::Rotary { theta, stretch } => {
+                    if !tables.rotary.iter().any(|(of, _)| *of == layer.position) {
                         let width = spec.hidden / spec.heads;
-                        let rotary = Rotary::new(width, theta, spec.max_tokens);
-                        tables.rotary.push((theta, Arc::new(rotary)));
+                        let rotary = Rotary::new(width, theta, stretch, spec.max_tokens);
+                        tables.rotary.push((layer.position, Arc::new(rotary)));
                     }
                 }
                 Position::Bucketed { max_distance, .. } => {
@@ -325,8 +325,9 @@ impl PositionTables {
         let read = "the reader found every table before packing";
         match block.spec.position {
             Position::Absolute => LayerPositions::None,
-            Position::Rotary { theta } => {
-                let found = self.rotary.iter().find(|(t, _)| *t == theta);
+            Position::Rotary { .. } => {
+                let same = |(of, _): &&(Position, _)| *of == block.spec.position;
+                let found = self.rotary.iter().find(same);
                 LayerPositions::Rotary(found.expect(read).1.clone())
             }
             Position::Bucketed { .. } => {

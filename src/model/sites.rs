@@ -1,8 +1,11 @@
 //! Sites: which linear of which layer an adapter's module path means, and over which columns.
+//!
+//! Where two model classes of one family name their linears differently (one fuses q, k and v, the other does not), an
+//! adapter comes under either naming: both are found, and each is a set of sites of its own over the same columns.
 
 use std::{collections::HashMap, ops::Range};
 
-use crate::spec::{EncoderSpec, Mlp, Position, Relative};
+use crate::spec::{EncoderSpec, Mlp, ModulePart, Position, Relative};
 
 /// What a linear of the encoder does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +42,12 @@ pub struct Site {
 /// All sites of an encoder.
 #[derive(Debug, Clone)]
 pub struct Sites {
-    list: Vec<Site>,
-    by_path: HashMap<String, usize>,
+    /// By naming: as the files name tensors; where there is another, as `Names::modules` has them.
+    namings: Vec<Vec<Site>>,
+    /// Naming and place in it.
+    by_path: HashMap<String, (usize, usize)>,
+    /// The naming of the class that the configuration is for.
+    own: usize,
     prefixes: &'static [&'static str],
 }
 
@@ -121,48 +128,97 @@ pub fn at_layer(template: &str, layer: usize) -> String {
     template.replace("{}", &layer.to_string())
 }
 
+/// The linears of `spec` as its files name them, one site a module.
+fn sites_of_files(spec: &EncoderSpec) -> Vec<Site> {
+    let mut list = Vec::new();
+    for (slot, plan) in linear_plans(spec).into_iter().enumerate() {
+        let mut column = 0;
+        for (path, width) in plan.modules.into_iter().zip(plan.outputs) {
+            let (layer, inputs) = (plan.layer, plan.inputs);
+            list.push(Site {
+                path,
+                layer,
+                slot,
+                columns: column..column + width,
+                inputs,
+            });
+            column += width;
+        }
+    }
+    list
+}
+
+/// `file` under the names of `modules`: whole or in parts; as it is where they have no name for it.
+fn renamed(file: &Site, modules: &[ModulePart]) -> Vec<Site> {
+    let layer = file.layer.unwrap_or(0);
+    let of_this = modules
+        .iter()
+        .filter(|m| at_layer(m.of, layer) == file.path);
+    let mut parts: Vec<Site> = of_this
+        .map(|m| {
+            let width = file.columns.len() / m.parts;
+            let start = file.columns.start + m.part * width;
+            Site {
+                path: at_layer(m.path, layer),
+                columns: start..start + width,
+                ..file.clone()
+            }
+        })
+        .collect();
+    if parts.is_empty() {
+        parts.push(file.clone());
+    }
+    parts.sort_by_key(|s| s.columns.start);
+    parts
+}
+
 impl Sites {
     /// The sites of the encoder that `spec` describes.
     pub fn new(spec: &EncoderSpec) -> Self {
-        let mut list = Vec::new();
-        for (slot, plan) in linear_plans(spec).into_iter().enumerate() {
-            let mut column = 0;
-            for (path, width) in plan.modules.into_iter().zip(plan.outputs) {
-                let (layer, inputs) = (plan.layer, plan.inputs);
-                list.push(Site {
-                    path,
-                    layer,
-                    slot,
-                    columns: column..column + width,
-                    inputs,
-                });
-                column += width;
+        let names = &spec.names;
+        let mut namings = vec![sites_of_files(spec)];
+        if !names.modules.is_empty() {
+            let files = namings[0].iter();
+            namings.push(files.flat_map(|s| renamed(s, names.modules)).collect());
+        }
+        let mut by_path = HashMap::new();
+        for (naming, list) in namings.iter().enumerate() {
+            for (i, site) in list.iter().enumerate() {
+                by_path.entry(site.path.clone()).or_insert((naming, i));
             }
         }
-        let by_path = list
-            .iter()
-            .enumerate()
-            .map(|(i, s)| (s.path.clone(), i))
-            .collect();
         Self {
-            list,
+            own: usize::from(names.in_modules),
+            namings,
             by_path,
-            prefixes: spec.names.prefixes,
+            prefixes: names.prefixes,
         }
     }
 
-    /// Every site, layer by layer.
+    /// Every site as the configuration's own model class names it, layer by layer.
     pub fn all(&self) -> &[Site] {
-        &self.list
+        &self.namings[self.own]
+    }
+
+    /// Every site in the naming that `path` is of, if it names one.
+    pub fn named_like(&self, path: &str) -> Option<&[Site]> {
+        self.place(path).map(|(n, _)| self.namings[n].as_slice())
     }
 
     /// The site that `path` names, with or without a model class's prefix.
     pub fn find(&self, path: &str) -> Option<&Site> {
+        self.place(path).map(|(n, i)| &self.namings[n][i])
+    }
+
+    /// The site whose tensor the files call `module`, a path without prefix.
+    pub fn of_file(&self, module: &str) -> Option<&Site> {
+        self.namings[0].iter().find(|s| s.path == module)
+    }
+
+    fn place(&self, path: &str) -> Option<(usize, usize)> {
         let stripped = self.prefixes.iter().filter_map(|p| path.strip_prefix(p));
-        stripped
-            .chain([path])
-            .find_map(|p| self.by_path.get(p))
-            .map(|&i| &self.list[i])
+        let mut spellings = stripped.chain([path]);
+        spellings.find_map(|p| self.by_path.get(p)).copied()
     }
 
     /// The prefix with which `path` names a site, if it names one.

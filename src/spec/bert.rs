@@ -35,6 +35,7 @@ pub(super) const NAMES: Names = Names {
     relative_norm: "",
     relative_projections: &[],
     modules: &[],
+    in_modules: false,
     aliases: &[("gamma", "weight"), ("beta", "bias")],
     // Buffers that old versions of transformers saved.
     ignored: &["embeddings.position_ids", "embeddings.token_type_ids"],

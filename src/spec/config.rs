@@ -247,21 +247,7 @@ impl<'a> Config<'a> {
 
     /// An activation function, by the name that transformers gives it.
     pub(super) fn activation(&self, key: &'static str, default: Activation) -> Result<Activation> {
-        use Activation::{Gelu, GeluTanh, Relu, Silu, Tanh};
-        let choices = [
-            ("gelu", Gelu),
-            ("gelu_python", Gelu),
-            ("gelu_new", GeluTanh),
-            ("gelu_fast", GeluTanh),
-            ("gelu_accurate", GeluTanh),
-            ("gelu_pytorch_tanh", GeluTanh),
-            ("gelu_python_tanh", GeluTanh),
-            ("relu", Relu),
-            ("silu", Silu),
-            ("swish", Silu),
-            ("tanh", Tanh),
-        ];
-        self.choice(key, default, &choices)
+        self.choice(key, default, &super::head::ACTIVATIONS)
     }
 
     /// A key that is only supported at some values (the first is what is assumed where it is absent).

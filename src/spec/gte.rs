@@ -2,7 +2,8 @@
 //! activated, biases but on its first linear, one fused q|k|v tensor.
 //!
 //! Facts: `modeling_gte.py` of transformers; `model_type` is `gte` there and `new` in the models' own older code, whose
-//! tensors have the same names under another prefix. Not here: NTK scaling of the frequencies (`rope_scaling`).
+//! tensors have the same names under another prefix. Its NTK scaling of
+//! frequencies (`rope_scaling`) is fixed: the same for every text.
 
 use serde_json::json;
 
@@ -41,6 +42,7 @@ const NAMES: Names = Names {
         ModulePart::new("layers.{}.mlp.gate_proj", UP_GATE, 1, 2),
         ModulePart::whole("layers.{}.mlp.down_proj", "encoder.layer.{}.mlp.down_proj"),
     ],
+    in_modules: true,
     ..bert::NAMES
 };
 
@@ -58,16 +60,24 @@ pub(super) fn parse_new(config: &Config<'_>) -> Result<EncoderSpec> {
     config.only("logn_attention_scale", &[json!(false)])?;
     config.only("logn_attention_clip1", &[json!(false)])?;
     config.only("position_embedding_type", &[json!("rope")])?;
-    if config.get("rope_scaling").is_some() {
-        return Err(config.error("rope_scaling", "scaled rotary positions are not supported"));
-    }
-    family(
+    let factor = rope::ntk(config)?;
+    let mut spec = family(
         config,
         Names {
             class: "New",
+            prefixes: &["new.", "gte.", ""],
+            in_modules: false,
             ..NAMES
         },
-    )
+    )?;
+    let width = (spec.hidden / spec.heads) as f64;
+    for layer in &mut spec.layers {
+        if let Position::Rotary { theta, stretch } = &mut layer.position {
+            *theta = (f64::from(*theta) * factor) as f32;
+            *stretch = factor.powf(2.0 / width) as f32;
+        }
+    }
+    Ok(spec)
 }
 
 fn family(config: &Config<'_>, names: Names) -> Result<EncoderSpec> {
@@ -90,7 +100,10 @@ fn family(config: &Config<'_>, names: Names) -> Result<EncoderSpec> {
     spec.embed.positions = Positions::None;
     for layer in &mut spec.layers {
         *layer = LayerSpec {
-            position: Position::Rotary { theta },
+            position: Position::Rotary {
+                theta,
+                stretch: 1.0,
+            },
             mlp: Mlp::GatedSecond,
             mlp_in_bias: false,
             ..layer.clone()

@@ -2,6 +2,21 @@
 
 use crate::kernel::activation::Activation;
 
+/// Activation functions by the names that transformers gives them.
+pub(super) const ACTIVATIONS: [(&str, Activation); 11] = [
+    ("gelu", Activation::Gelu),
+    ("gelu_python", Activation::Gelu),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu_accurate", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_python_tanh", Activation::GeluTanh),
+    ("relu", Activation::Relu),
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("tanh", Activation::Tanh),
+];
+
 /// One row for a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -42,4 +57,11 @@ pub struct DenseSpec {
     pub activation: Activation,
     /// Module path of a norm after the activation, if there is one.
     pub norm: Option<&'static str>,
+}
+
+impl DenseSpec {
+    /// Whether `name`, as transformers calls activation functions, is this layer's.
+    pub fn activates_as(&self, name: &str) -> bool {
+        ACTIVATIONS.contains(&(name, self.activation))
+    }
 }

@@ -12,6 +12,7 @@ mod distilbert;
 mod electra;
 mod gte;
 pub mod head;
+mod jina;
 mod labels;
 mod modernbert;
 mod mpnet;
@@ -64,6 +65,7 @@ const FAMILIES: &[Family] = &[
     family("nomic_bert", nomic::parse, nomic::HARMLESS),
     family("gte", gte::parse, gte::HARMLESS),
     family("new", gte::parse_new, gte::HARMLESS),
+    family("jina_embeddings_v3", jina::parse, &[]),
 ];
 
 impl EncoderSpec {
@@ -229,6 +231,8 @@ pub enum Position {
     Rotary {
         /// Base of the frequencies.
         theta: f32,
+        /// What every frequency is divided by; 1 but where positions are scaled to a longer context.
+        stretch: f32,
     },
     /// DeBERTa's disentangled relative attention.
     Relative(Relative),

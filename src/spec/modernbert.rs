@@ -71,6 +71,7 @@ pub(super) fn parse(config: &Config<'_>) -> Result<EncoderSpec> {
         order: Order::Pre,
         position: Position::Rotary {
             theta: if is_local { local } else { global },
+            stretch: 1.0,
         },
         window: is_local.then_some(window),
         mlp: Mlp::Gated,

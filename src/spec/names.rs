@@ -40,8 +40,10 @@ pub struct Names {
     pub relative_norm: &'static str,
     /// Projections of relative positions where they are not shared: key, query.
     pub relative_projections: &'static [&'static str],
-    /// Other names of the linears, as modules, where the model class does not name them as its files name tensors.
+    /// Other names of the linears, as modules, where a model class does not name them as the files name tensors.
     pub modules: &'static [ModulePart],
+    /// Whether the class that this configuration is for is the one with those names. Adapters come under either.
+    pub in_modules: bool,
     /// Other spellings of a part of a name: (found, meant), e.g. (`gamma`, `weight`).
     pub aliases: &'static [(&'static str, &'static str)],
     /// Starts of tensor names (after the prefix) that are known and not needed.

@@ -41,7 +41,15 @@ const NAMES: Names = Names {
         ModulePart::whole("layers.{}.mlp.up_proj", "encoder.layers.{}.mlp.fc11"),
         ModulePart::whole("layers.{}.mlp.down_proj", "encoder.layers.{}.mlp.fc2"),
     ],
+    in_modules: true,
     ..bert::NAMES
+};
+
+/// The older code's class, whose modules are named as the files name tensors.
+const OLDER: Names = Names {
+    prefixes: &["bert.", "nomic_bert.", ""],
+    in_modules: false,
+    ..NAMES
 };
 
 /// The tanh pooler of BERT.
@@ -158,14 +166,17 @@ fn parse_older(config: &Config<'_>) -> Result<EncoderSpec> {
         norm_eps: config.epsilon("layer_norm_epsilon", 1e-5)?,
     };
     let theta = rope::theta_at(config, "rotary_emb_base", 10_000.0)?;
-    Ok(rotary(bert::like(sizes, facts, NAMES), theta))
+    Ok(rotary(bert::like(sizes, facts, OLDER), theta))
 }
 
 fn rotary(mut spec: EncoderSpec, theta: f32) -> EncoderSpec {
     spec.embed.positions = Positions::None;
     for layer in &mut spec.layers {
         *layer = LayerSpec {
-            position: Position::Rotary { theta },
+            position: Position::Rotary {
+                theta,
+                stretch: 1.0,
+            },
             mlp: Mlp::Gated,
             bias: false,
             mlp_in_bias: false,

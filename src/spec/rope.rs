@@ -1,5 +1,6 @@
 //! Rotary positions in a configuration: transformers 5 says them in `rope_parameters`, transformers 4 in keys of
-//! their own. Only the plain kind is supported: no scaling of positions or of frequencies.
+//! their own. Two kinds are supported: plain ones, and GTE's fixed scaling of frequencies (NTK), which is in its older
+//! code's `rope_scaling` alone. No frequencies that depend on a text's length.
 
 use serde_json::{Map, Value};
 
@@ -43,6 +44,34 @@ pub(super) fn theta(config: &Config<'_>, kind: Option<&str>) -> Result<Option<f3
         }
     }
     Ok(theta.map(|t| t as f32))
+}
+
+/// The factor of a fixed NTK scaling, 1 where `rope_scaling` is not there: with heads of width D the older code of GTE
+/// multiplies the base by it and divides the frequencies by its D/2-th root, for every text.
+pub(super) fn ntk(config: &Config<'_>) -> Result<f64> {
+    const KEY: &str = "rope_scaling";
+    let Some(value) = config.get(KEY) else {
+        return Ok(1.0);
+    };
+    let refuse = || {
+        let why =
+            format!("{value} is not supported; {{\"type\": \"ntk\", \"factor\": above 1}} is");
+        config.error(KEY, why)
+    };
+    let scaling = value.as_object().ok_or_else(refuse)?;
+    let (mut factor, mut kind) = (None, None);
+    for (key, value) in scaling {
+        match (key.as_str(), value) {
+            (_, Value::Null) => {}
+            ("factor", _) => factor = value.as_f64().filter(|&f| f > 1.0 && f <= LARGEST),
+            ("type" | "rope_type", Value::String(of)) => kind = Some(of.as_str()),
+            _ => return Err(refuse()),
+        }
+    }
+    match (kind, factor) {
+        (Some("ntk"), Some(factor)) => Ok(factor),
+        _ => Err(refuse()),
+    }
 }
 
 /// A base from a key of its own.

@@ -33,6 +33,10 @@ pub(crate) const FAMILIES: &[&str] = &[
     "modernbert",
     "modernbert-bias",
     "albert",
+    "nomic_bert",
+    "gte",
+    "gte-ntk",
+    "jina_embeddings_v3",
 ];
 
 /// One family's fixture.

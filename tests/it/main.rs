@@ -1,7 +1,8 @@
 //! The integration tests: one binary, public API only.
 //!
-//! adalora: steps and budgets equal peft's · parity: answers equal those of transformers and peft · batching: alone equals batched, bit for bit ·
-//! adapters: binding, refusals · merge: in place and to a file · cli: the binary as a person runs it ·
+//! adalora: steps and budgets equal peft's · parity: answers equal those of transformers and peft ·
+//! batching: alone equals batched, bit for bit · adapters: binding, refusals · fused: either naming of one linear ·
+//! imports: against the models that they come from · merge: in place and to a file · cli: the binary as a person runs it ·
 //! precision: bf16 and int8 near f32, and alone equals batched there too ·
 //! hostile: damaged files are refused by name, and cost little · corpus: past crashes ·
 //! layering: the house keeps its shape · tag: entities equal the pipeline's ·
@@ -18,10 +19,12 @@ mod cli;
 mod corpus;
 mod fanout;
 mod fixtures;
+mod fused;
 mod gradients;
 mod hostile;
 #[cfg(feature = "hub")]
 mod hub;
+mod imports;
 mod layering;
 mod merge;
 mod minilm;

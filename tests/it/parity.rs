@@ -1,4 +1,5 @@
-//! Parity with transformers and peft: every intermediate of the base, every adapter's answers.
+//! Parity with transformers and peft: every intermediate of the base, every adapter's answers. With `--nocapture` each test
+//! prints a table of the largest relative difference of each family.
 
 use sorank::{
     engine::Want,
@@ -28,6 +29,7 @@ impl Hook for Recorder {
 
 #[test]
 fn every_layer_equals_transformers() {
+    println!("{:22} largest relative difference of any layer", "");
     for family in FAMILIES {
         let golden = golden(family);
         let model = load(&golden.base());
@@ -44,7 +46,7 @@ fn every_layer_equals_transformers() {
         }));
         let mut recorder = Recorder::default();
         model.forward(&batch, &[&task], &mut recorder);
-        let mut compared = 0;
+        let (mut compared, mut worst) = (0, 0.0_f32);
         for (place, got) in &recorder.0 {
             for (s, row) in rows.iter().enumerate() {
                 let name = format!("hidden.{row}.{place}");
@@ -60,12 +62,14 @@ fn every_layer_equals_transformers() {
                     "{family}: first wrong place is {name}: {error:e}"
                 );
                 compared += 1;
+                worst = worst.max(error);
             }
         }
         assert!(
             compared >= 2 * (model.spec().layers.len() + 1),
             "{family}: {compared} places compared"
         );
+        println!("{family:22} {worst:.1e} in {compared} places");
     }
 }
 
@@ -83,6 +87,11 @@ fn tokens_equal_transformers() {
 
 #[test]
 fn every_adapter_equals_peft_in_one_mixed_batch() {
+    let columns = ["base: texts", "pairs", "adapters: texts", "pairs"];
+    println!(
+        "{:22} {:>15} {:>15} {:>15} {:>15}",
+        "", columns[0], columns[1], columns[2], columns[3]
+    );
     for family in FAMILIES {
         let golden = golden(family);
         let engine = golden.engine(1 << 20);
@@ -100,9 +109,12 @@ fn every_adapter_equals_peft_in_one_mixed_batch() {
                 wanted.push((format!("logits.{adapter}"), r));
             }
         }
-        let mut wrong = Vec::new();
+        let (mut wrong, mut worst) = (Vec::new(), [0.0_f32; 4]);
         for (answer, (name, r)) in engine.run(&rows).iter().zip(&wanted) {
             let error = golden.distance(name, *r, logits(answer));
+            let column =
+                2 * usize::from(name != "logits.base") + usize::from(texts[*r].1.is_some());
+            worst[column] = worst[column].max(error);
             if error > PARITY {
                 wrong.push(format!("{family} {name} row {r}: {error:e}"));
             }
@@ -114,22 +126,38 @@ fn every_adapter_equals_peft_in_one_mixed_batch() {
             wanted.len(),
             wrong.join("\n")
         );
+        assert!(
+            worst.iter().all(|w| *w > 0.0),
+            "{family}: texts and pairs of both kinds"
+        );
+        let [a, b, c, d] = worst;
+        println!(
+            "{family:22} {a:15.1e} {b:15.1e} {c:15.1e} {d:15.1e}  {} adapters",
+            classifiers.len()
+        );
     }
 }
 
 #[test]
 fn embeddings_equal_peft() {
+    println!("{:22} {:>9} {:>9}", "embeddings", "base", "adapter");
     for family in FAMILIES {
         let golden = golden(family);
         let engine = golden.engine(1 << 20);
         let texts = golden.texts();
-        for (adapter, name) in [(None, "base"), (Some("embed"), "embed")] {
+        let mut worst = [0.0_f32; 2];
+        for (i, (adapter, name)) in [(None, "base"), (Some("embed"), "embed")]
+            .into_iter()
+            .enumerate()
+        {
             let rows = admit(&engine, adapter, Want::Embedding, &texts);
             for (r, answer) in engine.run(&rows).iter().enumerate() {
                 let error = golden.distance(&format!("pooled.{name}.mean"), r, embedding(answer));
                 assert!(error <= PARITY, "{family} {name} row {r}: {error:e}");
+                worst[i] = worst[i].max(error);
             }
         }
+        println!("{family:22} {:9.1e} {:9.1e}", worst[0], worst[1]);
     }
 }
 

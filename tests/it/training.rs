@@ -43,6 +43,9 @@ pub(crate) const TRAINED: &[&str] = &[
     "deberta-v2-nobuckets",
     "modernbert",
     "modernbert-bias",
+    "nomic_bert",
+    "gte",
+    "jina_embeddings_v3",
 ];
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;

@@ -1,6 +1,7 @@
 """Makes tests/reference/sora/: tiny checkpoints in the layout of the original SoRA code, and files that try to run code.
 
     python tests/reference/make_sora_checkpoint.py           makes the fixtures (needs torch, transformers)
+    python tests/reference/make_sora_checkpoint.py --answers makes base/ and answers.json alone
     python tests/reference/make_sora_checkpoint.py --check   imports them with sorank, loads the result with peft, and
                                                              compares its logits with those of the gated model
 
@@ -117,6 +118,8 @@ def make():
     lines = ",\n".join(f' "{m}": {json.dumps(v)}' for m, v in expected.items())
     (OUT / "expected.json").write_text("{\n" + lines + "\n}\n")
 
+    answers()
+
     (OUT / "hostile").mkdir()
     name = "deberta.encoder.layer.0.output.dense.lora.lora_A"
     for what, attack in {
@@ -129,6 +132,18 @@ def make():
     torch.save({name: torch.randn(4, 12), "epoch": 3}, OUT / "hostile" / "not_only_tensors.bin")
     torch.save(torch.nn.Linear(2, 2), OUT / "hostile" / "whole_module.bin")
     torch.save(state, OUT / "hostile" / "old_format.bin", _use_new_zipfile_serialization=False)
+
+
+def answers():
+    """The base as a checkpoint, and what it and the gated model say of a few rows of ids."""
+    rows = [[1, 5, 9, 30, 2, 7, 3], [1, 3], [1, 39, 38, 37, 36, 35, 34, 33, 32, 31, 30, 29, 28, 27, 26, 25, 24, 3]]
+    shutil.rmtree(OUT / "base", ignore_errors=True)
+    base().save_pretrained(OUT / "base")
+    with torch.no_grad():
+        said = lambda model: [model(torch.tensor([row])).logits[0].tolist() for row in rows]
+        found = {"ids": rows, "bare": said(base()), "gated": said(gated_model(state_dict()))}
+    lines = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()]
+    (OUT / "answers.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def check():
@@ -147,4 +162,4 @@ def check():
 
 
 if __name__ == "__main__":
-    check() if "--check" in sys.argv else make()
+    check() if "--check" in sys.argv else answers() if "--answers" in sys.argv else make()

@@ -23,7 +23,7 @@ LIMIT = 1e-4  # relative to the largest logit: the merged weight is rounded to f
 
 def main(binary, *families):
     worst = 0.0
-    for family in families or ["bert", "roberta", "deberta-v2", "modernbert"]:
+    for family in families or ["bert", "roberta", "deberta-v2", "modernbert", "nomic_bert", "gte", "jina_embeddings_v3"]:
         index = json.loads((GOLDEN / family / "golden.json").read_text())
         golden = load_file(GOLDEN / family / "golden.safetensors")
         for name in ["mixed", "qv2", "reg"]:

@@ -24,7 +24,8 @@ from families import FAMILIES
 
 LIMIT = 1e-4  # relative to the largest logit
 TEXTS = [("the coffee was cold", "bad"), ("a wonderful hotel", "good"), ("what a slow, rude place", "bad"), ("warm and kind people", "good")]
-KNOWN = ["bert", "roberta", "distilbert", "electra", "xlm-roberta", "camembert", "mpnet", "albert", "deberta-v2", "deberta-v2-own", "modernbert"]
+KNOWN = ["bert", "roberta", "distilbert", "electra", "xlm-roberta", "camembert", "mpnet", "albert", "deberta-v2", "deberta-v2-own", "modernbert",
+         "nomic_bert", "gte", "jina_embeddings_v3"]
 
 
 def logits_of_peft(family, adapter, tokens):

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::*;
-use crate::adapter::{archive::tests::zip, fixture};
+use crate::adapter::{archive::tests::zip, fixture, torch_file::TorchFile};
 
 /// f32 products of at most four terms near 1, compared with f64.
 const TOLERANCE: f64 = 1e-6;
@@ -12,7 +12,7 @@ fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference/sora")
 }
 
-fn import(name: &str, options: &SoraImport) -> Result<(Adapter, SoraReport)> {
+fn import(name: &str, options: &SoraImport) -> Result<(Adapter, ImportReport)> {
     Adapter::import_sora(&fixtures().join(name), options)
 }
 
@@ -241,7 +241,7 @@ fn no_cut_of_a_checkpoint_is_an_adapter() {
 /// A safetensors checkpoint of these tensors, without PEFT's prefix.
 fn built(
     tensors: &[(&str, &[usize], &[f32])],
-) -> (tempfile::TempDir, Result<(Adapter, SoraReport)>) {
+) -> (tempfile::TempDir, Result<(Adapter, ImportReport)>) {
     let tensors: Vec<_> = tensors
         .iter()
         .map(|(name, shape, values)| fixture::Tensor {

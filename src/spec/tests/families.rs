@@ -99,7 +99,14 @@ fn modernbert_has_two_spellings_of_one_thing() {
     for (i, layer) in spec.layers.iter().enumerate() {
         let global = i % 3 == 0;
         let theta = if global { 160_000.0 } else { 10_000.0 };
-        assert_eq!(layer.position, Position::Rotary { theta }, "layer {i}");
+        assert_eq!(
+            layer.position,
+            Position::Rotary {
+                theta,
+                stretch: 1.0
+            },
+            "layer {i}"
+        );
         assert_eq!(layer.window, (!global).then_some(64), "layer {i}");
         assert_eq!(layer.attn_norm, i > 0);
     }
@@ -131,7 +138,10 @@ fn modernbert_has_two_spellings_of_one_thing() {
     let null = parse(&with(four.clone(), "local_rope_theta", Value::Null)).unwrap();
     assert_eq!(
         null.layers[1].position,
-        Position::Rotary { theta: 160_000.0 }
+        Position::Rotary {
+            theta: 160_000.0,
+            stretch: 1.0
+        }
     );
     let mut scaled = five.clone();
     scaled["rope_parameters"]["full_attention"] =
@@ -174,10 +184,19 @@ fn nomic_is_read_in_its_older_words_too() {
     .unwrap();
     let spec = parse(&older).unwrap();
     assert_eq!((spec.vocab, spec.max_tokens), (30528, 8192));
-    assert_eq!(spec.layers[0].position, Position::Rotary { theta: 1000.0 });
+    assert_eq!(
+        spec.layers[0].position,
+        Position::Rotary {
+            theta: 1000.0,
+            stretch: 1.0
+        }
+    );
     assert_eq!(spec.layers[0].activation, Activation::Silu);
     let newer = json!({"model_type": "nomic_bert", "max_position_embeddings": 8192});
-    assert_eq!(parse(&newer).unwrap(), spec);
+    let newer = parse(&newer).unwrap();
+    assert!(newer.names.in_modules && !spec.names.in_modules);
+    let names = spec.names; // of another class
+    assert_eq!(EncoderSpec { names, ..newer }, spec);
     let capped = parse(&with(older.clone(), "rotary_scaling_factor", json!(2))).unwrap();
     assert_eq!(capped.max_tokens, 2048);
     for (key, value) in [
@@ -257,7 +276,10 @@ fn the_other_families_have_their_facts() {
     let spec = parse(&new).unwrap();
     assert_eq!(
         spec.layers[0].position,
-        Position::Rotary { theta: 20_000.0 }
+        Position::Rotary {
+            theta: 20_000.0,
+            stretch: 1.0
+        }
     );
     assert_eq!(
         (
@@ -267,11 +289,32 @@ fn the_other_families_have_their_facts() {
         ),
         (Mlp::GatedSecond, true, false)
     );
-    let scaled = with(new, "rope_scaling", json!({"factor": 8.0, "type": "ntk"}));
-    assert!(refusal(&scaled).contains("rope_scaling"));
+    let scaled = |to: Value| with(new.clone(), "rope_scaling", to);
+    let ntk = parse(&scaled(json!({"factor": 8.0, "type": "ntk"}))).unwrap();
+    // Heads of 64: the base times the factor, frequencies divided by its 32nd root.
+    assert_eq!(
+        ntk.layers[0].position,
+        Position::Rotary {
+            theta: 160_000.0,
+            stretch: 8f64.powf(1.0 / 32.0) as f32
+        }
+    );
+    for other in [
+        json!({"factor": 8.0, "type": "ntk", "mixed_b": 0.3}),
+        json!({"factor": 8.0, "type": "yarn"}),
+        json!({"factor": 0.5, "type": "ntk"}),
+        json!({"type": "ntk"}),
+        json!({"factor": 2.0}),
+        json!([8.0]),
+    ] {
+        assert!(refusal(&scaled(other)).contains("rope_scaling"));
+    }
     let gte = parse(&json!({"model_type": "gte"})).unwrap();
     assert_eq!(
         gte.layers[0].position,
-        Position::Rotary { theta: 160_000.0 }
+        Position::Rotary {
+            theta: 160_000.0,
+            stretch: 1.0
+        }
     );
 }
