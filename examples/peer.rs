@@ -1,6 +1,7 @@
-//! The other side of `benches/peers/compare.py`: runs batches of random tokens and answers how long each took.
+//! The other side of `benches/peers/compare.py`: runs batches of made-up tokens and answers how long they took.
 //!
-//! `peer DIR DTYPE THREADS` says `ready`; for each line `ROWSxTOKENS` on stdin it writes milliseconds to stdout.
+//! `peer DIR DTYPE THREADS` says `ready`; for each line `{"batches": [[lengths of rows], ...], "answers": bool}` on stdin it
+//! writes `{"ms": all batches, "first": states of the first tokens, if asked}`.
 //! No tokenizer and no heads: the encoder alone, as for the peers.
 
 use std::io::{BufRead, Write};
@@ -10,6 +11,19 @@ use sorank::{
     model::{Batch, LoadOptions, Model, Sequence},
     weights::Source,
 };
+
+#[derive(serde::Deserialize)]
+struct Line {
+    batches: Vec<Vec<usize>>,
+    #[serde(default)]
+    answers: bool,
+}
+
+#[derive(serde::Serialize)]
+struct Answer {
+    ms: f64,
+    first: Vec<Vec<f32>>,
+}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -29,22 +43,38 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut out = std::io::stdout();
     writeln!(out, "ready")?;
     for line in std::io::stdin().lock().lines() {
-        let line = line?;
-        let (rows, tokens) = line.trim().split_once('x').ok_or("expected ROWSxTOKENS")?;
-        let (rows, tokens): (usize, usize) = (rows.parse()?, tokens.parse()?);
-        let ids: Vec<u32> = (0..(rows * tokens) as u32)
-            .map(|i| 1000 + i * 7919 % 29000)
-            .collect();
-        let types = vec![0; tokens];
-        let batch = Batch::pack(ids.chunks(tokens).map(|ids| Sequence {
-            ids,
-            types: &types,
-            task: 0,
-        }));
+        let line: Line = serde_json::from_str(&line?)?;
+        let batches: Vec<Batch> = line.batches.iter().map(|of| batch(of)).collect();
         let start = std::time::Instant::now();
-        pool.install(|| model.forward(&batch, &[&base], &mut ()));
-        writeln!(out, "{:.4}", 1e3 * start.elapsed().as_secs_f64())?;
+        let states: Vec<_> = batches
+            .iter()
+            .map(|batch| pool.install(|| model.forward(batch, &[&base], &mut ())))
+            .collect();
+        let ms = 1e3 * start.elapsed().as_secs_f64();
+        let mut first = Vec::new();
+        if line.answers {
+            for (batch, states) in batches.iter().zip(&states) {
+                let rows = (0..batch.sequences()).map(|s| states.row(batch.rows(s).start).to_vec());
+                first.extend(rows);
+            }
+        }
+        serde_json::to_writer(&mut out, &Answer { ms, first })?;
+        writeln!(out)?;
         out.flush()?;
     }
     Ok(())
+}
+
+/// Rows of these lengths, of tokens that `compare.py` makes too.
+fn batch(lengths: &[usize]) -> Batch {
+    let mut next = (0..).map(|i| 1000 + i * 7919 % 29000);
+    let rows: Vec<(Vec<u32>, Vec<u32>)> = lengths
+        .iter()
+        .map(|&n| (next.by_ref().take(n).collect(), vec![0; n]))
+        .collect();
+    Batch::pack(rows.iter().map(|(ids, types)| Sequence {
+        ids,
+        types,
+        task: 0,
+    }))
 }

@@ -1,60 +1,54 @@
-"""BERT-base of random weights: sorank beside ONNX Runtime and OpenVINO, in one interleaved run.
+"""Encoders of random weights: sorank beside ONNX Runtime, OpenVINO and CTranslate2, in one interleaved run.
 
-    python benches/peers/compare.py --sorank target/release/examples/peer --rounds 7
+    python benches/peers/compare.py --sorank target/release/examples/peer --dir DIR --prepare
+    python benches/peers/compare.py --sorank target/release/examples/peer --dir DIR --precision int8 --cases 8x128,1x16
 
-Every peer gets the same checkpoint, exported once with torch.onnx (padded batches, attention mask). Rounds are interleaved:
-each engine runs each case once a round; medians are compared. sorank is a child process that times itself
-(`examples/peer.rs`): it gets a case on a line of stdin and answers milliseconds on a line of stdout.
-Needs torch, transformers, onnx, onnxruntime, openvino; what is missing is left out and said.
+Every peer gets the same checkpoint (`engines.py` exports it once to DIR). Answers are compared first: the first token's
+state of rows of many lengths, with ONNX Runtime's in f32. Then rounds: each engine runs the case once a round, whoever is
+first changes, and a ratio is the median over rounds of peer over sorank of the same round.
+sorank is a child process that times itself (`examples/peer.rs`). Cases: ROWSxTOKENS; `sorted` and `arrival`: 256 texts of
+log-normal lengths (4 to 128, mean 22) in batches of 32, for the peers sorted by length or not; sorank always takes them in
+order of arrival. Peers run these with two threads and with two streams of one thread.
 """
 import argparse
 import json
 import os
 import statistics
 import subprocess
-import tempfile
 import time
 
+import numpy
 
-def lengths_of(case):
+import engines
+
+# Smallest cosine to f32 answers: rounding of random weights, far from any wrong answer (which has a cosine near 0).
+LEAST_COSINE = {"f32": 0.999999, "bf16": 0.999, "int8": 0.98}
+# Idle time before each engine, so that spinning threads of the one before have gone to sleep.
+PAUSE = 0.05
+
+
+def mixed_lengths(count):
+    lengths = numpy.exp(numpy.random.default_rng(11).normal(2.83, 0.72, count)).round().clip(4, 128)
+    return [int(n) for n in lengths]
+
+
+def batches_of(case):
+    """Lengths by batch, for the peers and for sorank."""
+    if case in ("sorted", "arrival"):
+        lengths = mixed_lengths(256)
+        chunks = lambda of: [of[i : i + 32] for i in range(0, len(of), 32)]
+        return chunks(sorted(lengths) if case == "sorted" else lengths), chunks(lengths)
     rows, tokens = case.split("x")
-    return [int(tokens)] * int(rows)
+    return [[int(tokens)] * int(rows)], [[int(tokens)] * int(rows)]
 
 
-def export(directory):
-    import torch
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(0)
-    model = BertModel(BertConfig(), add_pooling_layer=False).eval()
-    model.save_pretrained(directory)
-    ids = torch.ones(2, 8, dtype=torch.long)
-    path = os.path.join(directory, "model.onnx")
-    axes = {0: "rows", 1: "tokens"}
-    torch.onnx.export(
-        model, (ids, torch.ones_like(ids)), path, input_names=["input_ids", "attention_mask"],
-        output_names=["last"], dynamic_axes={"input_ids": axes, "attention_mask": axes, "last": axes},
-        opset_version=17, dynamo=False,
-    )
-    return path
-
-
-def onnxruntime_engine(path, threads):
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda feed: session.run(None, feed)
-
-
-def openvino_engine(path, threads, precision):
-    import openvino as ov
-
-    core = ov.Core()
-    config = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    request = core.compile_model(core.read_model(path), "CPU", config).create_infer_request()
-    return lambda feed: request.infer(feed)
+def feeds_of(batches):
+    """Ids as `examples/peer.rs` makes them."""
+    feeds = []
+    for lengths in batches:
+        ids = iter(range(sum(lengths)))
+        feeds.append(engines.pad([[1000 + next(ids) * 7919 % 29000 for _ in range(n)] for n in lengths]))
+    return feeds
 
 
 class Sorank:
@@ -64,52 +58,87 @@ class Sorank:
             text=True, env={**os.environ, "SORANK_CACHE": directory})
         assert self.child.stdout.readline().strip() == "ready", f"{program} did not start"
 
-    def milliseconds(self, case):
-        self.child.stdin.write(case + "\n")
+    def ask(self, **line):
+        self.child.stdin.write(json.dumps(line) + "\n")
         self.child.stdin.flush()
-        return float(self.child.stdout.readline())
+        return json.loads(self.child.stdout.readline())
+
+    def milliseconds(self, batches):
+        return self.ask(batches=batches)["ms"]
+
+    def first_states(self, batches):
+        return self.ask(batches=batches, answers=True)["first"]
+
+
+def check(reference, ours, peers, precision):
+    """Everybody's state of the first token of rows of several lengths, against `reference`."""
+    batches = [[5, 17, 64, 33, 128, 4], [16]]
+    feeds = feeds_of(batches)
+    want = numpy.concatenate([out[:, 0] for out in reference(feeds)])
+    found = {"sorank": numpy.array(ours.first_states(batches))}
+    found.update({name: numpy.concatenate([out[:, 0] for out in run(feeds)]) for name, run in peers.items()})
+    for name, got in found.items():
+        cosine = (got * want).sum(1) / numpy.linalg.norm(got, axis=1) / numpy.linalg.norm(want, axis=1)
+        print(f"  answers of {name}: least cosine {cosine.min():.7f}, largest difference {abs(got - want).max():.2e}")
+        if name == "sorank":
+            assert cosine.min() >= LEAST_COSINE[precision], "sorank's answers are wrong"
+
+
+def measure(case, ours, peers, rounds):
+    theirs, own = batches_of(case)
+    feeds = feeds_of(theirs)
+    times = {name: [] for name in ["sorank", *peers]}
+    order = list(times)
+    for round_ in range(rounds + 1):
+        for name in order[round_ % len(order) :] + order[: round_ % len(order)]:
+            time.sleep(PAUSE)
+            repeats = 9 if sum(map(sum, own)) < 200 else 1
+            spent = []
+            for _ in range(repeats):
+                if name == "sorank":
+                    spent.append(ours.milliseconds(own))
+                else:
+                    start = time.perf_counter()
+                    peers[name](feeds)
+                    spent.append(1e3 * (time.perf_counter() - start))
+            if round_:
+                times[name].append(statistics.median(spent))
+    rows = {}
+    for name, spent in times.items():
+        ratios = [t / s for t, s in zip(spent, times["sorank"])]
+        rows[name] = {"median_ms": statistics.median(spent), "over_sorank": statistics.median(ratios)}
+        print(f"  {case:8} {name:28} {rows[name]['median_ms']:9.2f} ms   {rows[name]['over_sorank']:5.2f} x", flush=True)
+    return rows
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sorank", required=True)
+    parser.add_argument("--dir", required=True, help="where exported models are kept")
+    parser.add_argument("--prepare", action="store_true", help="only export what is missing")
+    parser.add_argument("--shape", choices=engines.SHAPES, default="bert-base")
+    parser.add_argument("--precision", choices=["f32", "bf16", "int8"], default="f32")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cases", default="1x16,1x128,8x128,32x32")
+    parser.add_argument("--cases", default="8x128,1x16")
+    parser.add_argument("--only", default="", help="peers whose name contains one of these, by comma")
     args = parser.parse_args()
-    import numpy
-
-    with tempfile.TemporaryDirectory() as directory:
-        path = export(directory)
-        engines = {}
-        makers = {
-            "ONNX Runtime f32": lambda: onnxruntime_engine(path, args.threads),
-            "OpenVINO f32": lambda: openvino_engine(path, args.threads, "f32"),
-            "OpenVINO bf16": lambda: openvino_engine(path, args.threads, "bf16"),
-        }
-        for name, make in makers.items():
-            try:
-                engines[name] = make()
-            except ImportError as error:
-                print(f"left out: {name} ({error})")
-        ours = {d: Sorank(args.sorank, directory, d, args.threads) for d in ("f32", "bf16", "int8")}
-        found = {}
-        for case in args.cases.split(","):
-            lengths = lengths_of(case)
-            ids = numpy.random.default_rng(7).integers(1000, 30000, (len(lengths), max(lengths)))
-            feed = {"input_ids": ids, "attention_mask": numpy.ones_like(ids)}
-            times = {name: [] for name in [*engines, *(f"sorank {d}" for d in ours)]}
-            for round_ in range(args.rounds + 1):
-                for name, engine in engines.items():
-                    start = time.perf_counter()
-                    engine(feed)
-                    times[name].append(1e3 * (time.perf_counter() - start))
-                for dtype, child in ours.items():
-                    times[f"sorank {dtype}"].append(child.milliseconds(case))
-            found[case] = {name: {"median": statistics.median(t[1:]), "best": min(t[1:])} for name, t in times.items()}
-            for name, t in found[case].items():
-                print(f"{case:8} {name:18} median {t['median']:9.2f} ms   best {t['best']:9.2f} ms", flush=True)
-        print(json.dumps(found))
+    directory = os.path.join(args.dir, args.shape)
+    if args.prepare:
+        return engines.prepare(args.shape, directory)
+    wanted = lambda name: any(word in name for word in args.only.split(","))
+    ours = Sorank(args.sorank, directory, args.precision, 2)
+    cases = args.cases.split(",")
+    kinds = [False, True] if {"sorted", "arrival"} & set(cases) else [False]
+    peers = {}
+    for streams in kinds:
+        for name, run in engines.peers(directory, args.precision, streams):
+            name = f"{name}, {'2 streams' if streams else '2 threads'}"
+            if wanted(name):
+                peers[name] = run
+    print(f"{args.shape} {args.precision}, {args.rounds} rounds")
+    check(engines.OnnxRuntime(os.path.join(directory, "model.onnx"), 1, 2), ours, peers, args.precision)
+    found = {case: measure(case, ours, peers, args.rounds) for case in cases}
+    print(json.dumps({"shape": args.shape, "precision": args.precision, "rounds": args.rounds, "cases": found}))
 
 
 if __name__ == "__main__":

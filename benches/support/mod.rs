@@ -196,8 +196,8 @@ pub(crate) fn mixed_lengths(count: usize) -> Vec<usize> {
         .collect()
 }
 
-/// A task of random factors, `rank(i)` at site `i`.
-pub(crate) fn task(model: &Model, rank: impl Fn(usize) -> usize, seed: u32) -> Task {
+/// An adapter of random factors, `rank(i)` at site `i`.
+pub(crate) fn adapter(model: &Model, rank: impl Fn(usize) -> usize, seed: u32) -> Adapter {
     let sites: Vec<RandomSite> = model
         .sites()
         .all()
@@ -210,10 +210,58 @@ pub(crate) fn task(model: &Model, rank: impl Fn(usize) -> usize, seed: u32) -> T
             rank: rank(i),
         })
         .collect();
-    let adapter = Adapter::random(&sites, seed);
+    Adapter::random(&sites, seed)
+}
+
+/// [`adapter`], bound.
+pub(crate) fn task(model: &Model, rank: impl Fn(usize) -> usize, seed: u32) -> Task {
     model
-        .bind("random", &adapter)
+        .bind("random", &adapter(model, rank, seed))
         .expect("its sites are this model's")
+}
+
+/// Bytes that the system says of process `id`, the sum over `keys`; 0 where it says nothing.
+pub(crate) fn smaps(id: u32, keys: &[&str]) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{id}/smaps_rollup")).unwrap_or_default();
+    let of = |line: &str| {
+        let key = keys.iter().find(|key| line.starts_with(**key))?;
+        let kib = line[key.len()..].split_whitespace().next()?;
+        kib.parse::<f64>().ok()
+    };
+    1024.0 * text.lines().filter_map(of).sum::<f64>()
+}
+
+/// Writes a tokenizer of `vocab` made-up words (`w5`, `w6`, ...) to `dir`.
+pub(crate) fn write_tokenizer(dir: &Path, vocab: usize) {
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+    let words: serde_json::Map<_, _> = (0..vocab)
+        .map(|i| {
+            (
+                special.get(i).map_or(format!("w{i}"), |s| s.to_string()),
+                i.into(),
+            )
+        })
+        .collect();
+    let added: Vec<_> = special
+        .iter()
+        .enumerate()
+        .map(|(id, content)| {
+            serde_json::json!({"id": id, "content": content, "special": true, "single_word": false,
+                "lstrip": false, "rstrip": false, "normalized": false})
+        })
+        .collect();
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+            "strip_accents": null, "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": words},
+    });
+    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string())
+        .expect("a temporary directory");
 }
 
 pub(crate) fn pool(threads: usize) -> rayon::ThreadPool {

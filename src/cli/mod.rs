@@ -15,6 +15,7 @@ mod inspect;
 mod labelled;
 mod merge;
 mod output;
+mod pack;
 mod pages;
 mod place;
 mod progress;
@@ -83,6 +84,8 @@ enum Command {
     Eval(eval::Args),
     /// Write base + adapter as one ordinary checkpoint
     Merge(merge::Args),
+    /// Build a base's packed files ahead of the first start, or check them
+    Pack(pack::Args),
     /// Measure what adapters cost on this machine
     Bench(bench::Args),
     /// Make an adapter smaller by its singular values, and say what was dropped
@@ -149,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Sweep(args) => sweep::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Pack(args) => pack::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Prune(args) => prune::run(&args),
         Command::Verify(args) => verify::run(&args),

@@ -83,6 +83,13 @@ impl ModelArgs {
         })
     }
 
+    /// The base's tokenizer.
+    fn tokenizer(&self) -> Result<Tokenizer, Failure> {
+        let source = self.source()?;
+        let read = |name: &str| source.read(name);
+        Ok(Tokenizer::load(&read, &source.path(""))?)
+    }
+
     /// The base, loaded.
     pub(super) fn load(&self) -> Result<Model, Failure> {
         let progress = super::progress::Packing::new(self.quiet);
@@ -134,10 +141,13 @@ impl ModelArgs {
             .num_threads(threads)
             .build_global()
             .map_err(|e| Failure::Failed(format!("starting threads: {e}")))?;
-        let model = self.load()?;
-        let source = model.source().clone();
-        let read = |name: &str| source.read(name);
-        let tokenizer = Tokenizer::load(&read, &source.path(""))?;
+        // A large vocabulary takes as long as mapping a packed base: beside each other.
+        let (model, tokenizer) = std::thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| self.tokenizer());
+            (self.load(), tokenizer.join())
+        });
+        let model = model?;
+        let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok(Engine::new(model, tokenizer, self.max_batch_tokens)?)
     }
 }

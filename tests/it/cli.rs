@@ -430,3 +430,16 @@ fn training_writes_an_adapter_that_scores_the_same() {
     ];
     assert!(fails(1, &unseen, "").contains("odd.tsv:2: label \"ugly\" is not one of training's"));
 }
+
+/// Quotas of cgroups are asked by the same call of the standard library; they need rights to set, an affinity does not.
+#[test]
+fn threads_default_to_the_cores_that_the_process_may_use() {
+    let bench = "bench --rounds 1 --batches 1x4 --distinct 1 --full-ranks 2 --quiet";
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0", env!("CARGO_BIN_EXE_sorank")]);
+    let Ok(out) = command.args(bench.split(' ')).output() else {
+        return println!("skipped: no taskset");
+    };
+    let table = String::from_utf8_lossy(&out.stdout);
+    assert!(table.contains(", 1 thread(s)"), "{table}");
+}

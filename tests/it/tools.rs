@@ -1,4 +1,4 @@
-//! Commands on adapters: prune, verify, import.
+//! Commands on adapters and bases: prune, verify, import, pack.
 
 use std::path::{Path, PathBuf};
 
@@ -273,4 +273,39 @@ fn adalora_becomes_plain_lora() {
         "",
     );
     assert!(why.contains("--alpha"), "{why}");
+}
+
+#[test]
+fn packing_ahead_writes_what_a_start_maps_and_rebuilds_what_is_damaged() {
+    let base = golden("bert").base();
+    let dir = tempfile::tempdir().expect("a directory");
+    let args = [
+        "pack",
+        "--model",
+        utf8(&base),
+        "--dtype",
+        "f32,int8",
+        "--cache",
+        utf8(dir.path()),
+    ];
+    let first = stdout(&args);
+    let paths: Vec<PathBuf> = first
+        .lines()
+        .map(|line| line.split_once('\t').expect("bytes and a path").1.into())
+        .collect();
+    assert_eq!(paths.len(), 2, "{first}");
+    let good = std::fs::read(&paths[1]).expect("the packed file");
+    let mut damaged = good.clone();
+    let last = damaged.len() - 100;
+    damaged[last] ^= 1;
+    std::fs::write(&paths[1], &damaged).expect("a file");
+    assert_eq!(stdout(&args), first);
+    assert!(std::fs::read(&paths[1]).expect("the packed file") == good);
+
+    let in_the_way = dir.path().join("file");
+    std::fs::write(&in_the_way, "x").expect("a file");
+    let cache = in_the_way.join("below");
+    let args = ["pack", "--model", utf8(&base), "--cache", utf8(&cache)];
+    let message = fails(1, &args, "");
+    assert!(message.contains("no packed file"), "{message}");
 }

@@ -7,6 +7,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Avx512;
@@ -17,9 +18,9 @@ use crate::{
 
 use super::{
     dot::{Dot, Rows},
+    drive::Job,
     f32::Fma,
     scratch::{row_stride, with_bytes},
-    tile::Job,
 };
 
 /// Whether `level` multiplies `bf16` itself on this CPU.
@@ -89,9 +90,9 @@ impl<S: Simd> Dot for Widen<S> {
     }
     /// Rounds to `bf16`, kept as `f32`; a missing second of a pair is 0.
     #[inline(always)]
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows) {
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, which: Range<usize>) {
         let (s, k) = (self.0, x.cols());
-        for r in 0..rows.m {
+        for r in which {
             let from = x.row(r).as_ptr();
             // SAFETY: `with_rows` gave room for k rounded up to pairs; the reads stay inside the row.
             unsafe {
@@ -170,10 +171,10 @@ impl Dot for Native {
     }
     /// Rounds to packed pairs of `bf16`; a missing second of a pair is 0.
     #[inline(always)]
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows) {
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, which: Range<usize>) {
         const BOTH: usize = 2 * LANES;
         let k = x.cols();
-        for r in 0..rows.m {
+        for r in which {
             let from = x.row(r).as_ptr();
             // SAFETY: whole vectors lie inside the row; masks name what is left of it, and whole pairs of the target.
             unsafe {

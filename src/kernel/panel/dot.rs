@@ -2,6 +2,8 @@
 //!
 //! Not here: loops (`tile`), and the dots themselves (the precision's file).
 
+use std::ops::Range;
+
 use super::WIDTH;
 use crate::{mat::Mat, simd::Simd};
 
@@ -24,11 +26,11 @@ pub(super) trait Dot: Copy {
 
     /// The level's vectors.
     fn simd(self) -> Self::S;
-    /// Writes the rows of `x` to `rows` as this dot reads them; nothing to do where it reads `f32`.
+    /// Writes the rows `which` of `x` to `rows` as this dot reads them; nothing to do where it reads `f32`.
     ///
     /// # Safety
     /// `x` has as many rows as `rows`, which lie in the scratch that the precision laid out.
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows);
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, which: Range<usize>);
     /// The first value of a chain: `from` is the initial sum of 16 columns, `panel` their panel (its header), `row`
     /// the row.
     ///

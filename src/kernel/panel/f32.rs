@@ -1,8 +1,10 @@
 //! `f32` weights: a step of K is one `f32` a column, a dot is one multiply-add, at every level.
 
+use std::ops::Range;
+
 use super::{
     dot::{Dot, Rows},
-    tile::Job,
+    drive::Job,
 };
 use crate::{
     mat::Mat,
@@ -26,7 +28,7 @@ impl<S: Simd> Dot for Fma<S> {
         self.0
     }
     #[inline(always)]
-    unsafe fn prepare(self, _: Mat<'_>, _: Rows) {}
+    unsafe fn prepare(self, _: Mat<'_>, _: Rows, _: Range<usize>) {}
     #[inline(always)]
     unsafe fn start(self, _row: usize, _panel: *const u8, from: *const f32) -> S::F {
         // SAFETY: the caller promises 16 elements.

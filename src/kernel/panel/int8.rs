@@ -16,14 +16,15 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::{
     WIDTH,
     dot::{Dot, Rows},
+    drive::Job,
     f32::Fma,
     quantise::{RowScale, quantise},
     scratch::{row_stride, with_bytes},
-    tile::Job,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
@@ -151,8 +152,8 @@ impl Dot for Plain {
         Scalar
     }
     #[inline(always)]
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows) {
-        for r in 0..rows.m {
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, which: Range<usize>) {
+        for r in which {
             // SAFETY: `with_rows` gave room for a scale and whole vectors a row.
             unsafe {
                 quantise(
@@ -249,8 +250,8 @@ impl Dot for Wide {
         self.0
     }
     #[inline(always)]
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows) {
-        for r in 0..rows.m {
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, which: Range<usize>) {
+        for r in which {
             // SAFETY: `with_rows` gave room for a scale a row, and for whole vectors behind `wide_skip` bytes.
             unsafe {
                 let to = rows.ptr.add(r * rows.stride);
@@ -358,8 +359,8 @@ impl Dot for Vnni {
         self.0
     }
     #[inline(always)]
-    unsafe fn prepare(self, x: Mat<'_>, rows: Rows) {
-        for r in 0..rows.m {
+    unsafe fn prepare(self, x: Mat<'_>, rows: Rows, which: Range<usize>) {
+        for r in which {
             // SAFETY: `with_rows` gave room for a scale and whole vectors a row.
             unsafe {
                 quantise(

@@ -22,6 +22,7 @@
 
 mod bf16;
 mod dot;
+mod drive;
 mod f32;
 mod int8;
 mod owned;
@@ -34,7 +35,7 @@ mod words;
 use std::{cell::Cell, ops::Range};
 
 use dot::Rows;
-use tile::{Job, Low};
+use drive::{Job, Low};
 
 pub use owned::OwnedPanels;
 pub use pack::{add_to, pack, unpack};
