@@ -104,7 +104,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             _ => unreachable!("classes were asked for"),
         })
         .collect();
-    let mut found: Map<_, _> = scores(labels.problem, &logits, &targets)
+    let mut found: Map<_, _> = scores(&labels, &logits, &targets)
         .into_iter()
         .map(|(name, value)| (name.to_owned(), json!(value)))
         .collect();

@@ -2,19 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use super::loss::Target;
+use super::{data::Labels, loss::Target};
 use crate::{mat::Matrix, spec::Problem};
 
-/// Every metric that fits `problem`, by name, in `0 ..= 1` or `-1 ..= 1`.
+/// The names of all metrics there are.
+pub const NAMES: [&str; 7] = [
+    "accuracy", "f1", "macro_f1", "matthews", "mse", "pearson", "spearman",
+];
+
+/// Every metric that fits what `labels` are for, by name, in `0 ..= 1` or `-1 ..= 1`; which there are does not depend on
+/// the rows.
 ///
 /// `f1` takes label 1 as the positive one and is there for two labels; for several labels a row it is the micro
 /// average. A correlation with a constant is 0.
 pub fn scores(
-    problem: Problem,
+    labels: &Labels,
     logits: &[Matrix],
     targets: &[Target],
 ) -> BTreeMap<&'static str, f64> {
-    match problem {
+    match labels.problem {
         Problem::Regression => {
             let pairs = logits.iter().zip(targets).filter_map(|(x, t)| match t {
                 Target::Value(v) => Some((f64::from(x.as_slice()[0]), f64::from(*v))),
@@ -29,7 +35,7 @@ pub fn scores(
             ])
         }
         Problem::SingleLabelClassification => {
-            let labels = logits.first().map_or(0, Matrix::cols);
+            let labels = labels.names.len();
             let mut confusion = vec![vec![0u64; labels]; labels]; // [true][predicted]
             for (x, t) in logits.iter().zip(targets) {
                 match t {
@@ -153,13 +159,22 @@ mod tests {
         assert!((got - want).abs() < TOLERANCE, "{got} for {want}");
     }
 
+    fn labels(problem: Problem, n: usize) -> Labels {
+        let names = (0..n).map(|i| i.to_string()).collect();
+        Labels { names, problem }
+    }
+
     fn classes(said: &[usize], truth: &[usize], n: usize) -> BTreeMap<&'static str, f64> {
         let logits: Vec<Matrix> = said
             .iter()
             .map(|&s| Matrix::from_vec((0..n).map(|i| f32::from(i == s)).collect(), 1, n))
             .collect();
         let targets: Vec<Target> = truth.iter().map(|&t| Target::Class(t)).collect();
-        scores(Problem::SingleLabelClassification, &logits, &targets)
+        scores(
+            &labels(Problem::SingleLabelClassification, n),
+            &logits,
+            &targets,
+        )
     }
 
     #[test]
@@ -184,12 +199,10 @@ mod tests {
         let logits: Vec<Matrix> = [1.0, 2.0, 3.0, 4.0]
             .map(|x| Matrix::from_vec(vec![x], 1, 1))
             .into();
-        let s = scores(Problem::Regression, &logits, &values(&[1.0, 3.0, 3.0, 9.0]));
+        let score = labels(Problem::Regression, 1);
+        let s = scores(&score, &logits, &values(&[1.0, 3.0, 3.0, 9.0]));
         near(s["pearson"], 12.0 / (5.0f64 * 36.0).sqrt());
         near(s["spearman"], 4.5 / (5.0f64 * 4.5).sqrt());
-        near(
-            scores(Problem::Regression, &logits, &values(&[2.0; 4]))["pearson"],
-            0.0,
-        );
+        near(scores(&score, &logits, &values(&[2.0; 4]))["pearson"], 0.0);
     }
 }

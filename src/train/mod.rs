@@ -5,11 +5,13 @@
 //! is what is served. Knows nothing of queues and requests (`engine/`), and prints nothing: progress is told to
 //! whoever asks.
 
+pub mod checkpoint;
 pub mod data;
 pub mod learner;
 pub mod loss;
 pub mod metrics;
 pub mod optim;
+pub mod order;
 pub mod random;
 pub mod run;
 pub mod sora;

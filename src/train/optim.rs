@@ -141,6 +141,20 @@ impl Optimizer {
         }
     }
 
+    /// An optimiser that has taken `steps` steps and has these moments, the first and the second of every parameter.
+    pub fn restored(settings: Settings, steps: i32, moments: Vec<[Matrix; 2]>) -> Self {
+        Self {
+            settings,
+            steps,
+            moments,
+        }
+    }
+
+    /// Steps taken, and the two moments of every parameter.
+    pub fn moments(&self) -> (i32, &[[Matrix; 2]]) {
+        (self.steps, &self.moments)
+    }
+
     /// The settings, to change what closes gates between phases.
     pub fn settings_mut(&mut self) -> &mut Settings {
         &mut self.settings

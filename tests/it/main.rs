@@ -5,7 +5,7 @@
 //! precision: bf16 and int8 near f32, and alone equals batched there too ·
 //! hostile: damaged files are refused by name · layering: the house keeps its shape · tag: entities equal the pipeline's ·
 //! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import ·
-//! server: HTTP over real sockets · training: gradients and steps equal torch's
+//! server: HTTP over real sockets · training: gradients and steps equal torch's · runs: runs that are cut, stopped, repeated
 
 #![allow(clippy::print_stdout)] // tests say what they measured and what they skipped
 
@@ -22,6 +22,7 @@ mod minilm;
 mod parity;
 mod precision;
 mod rerank;
+mod runs;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(all(feature = "server", target_os = "linux"))]
