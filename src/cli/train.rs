@@ -1,6 +1,7 @@
 //! `sorank train`: from a labelled file to a pruned adapter.
 
 mod args;
+mod made;
 mod place;
 mod progress;
 
@@ -12,22 +13,18 @@ use serde_json::{Value, json};
 pub(super) use self::args::Args;
 use self::{
     args::MethodArg,
+    made::{made, page},
     place::{Found, MADE, Place, interrupts, is_set},
     progress::Progress,
 };
-use super::{
-    Failure,
-    config::used,
-    labelled::{examples, file},
-    output::Output,
-};
+use super::{Failure, config::used, labelled::examples, output::Output};
 use crate::{
     error::Error,
     model::{Level, LoadOptions, Model},
     text::Tokenizer,
     train::{
         Example, Facts, Learner, Live,
-        data::{Labels, Row},
+        data::{Labels, Row, Split},
         run::{Control, Event, Outcome, Plan, Stopped, resume},
     },
     weights::{PackOptions, Source},
@@ -58,17 +55,15 @@ pub(super) fn run(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
 
     let preset = args.columns.preset()?;
     let problem = args.columns.problem()?;
-    let plan = args.plan(preset.as_ref().map(|p| p.metric), problem);
-    let names = preset.as_ref().map(|p| (p.train, p.dev)).unzip();
-    let path = |given: &Option<PathBuf>, name, flag| {
-        file(given.as_ref(), args.data_dir.as_ref(), name, flag)
-    };
-    let train_path = path(&args.train, names.0, "--train")?;
-    let dev_path = path(&args.dev, names.1, "--dev")?;
-    let train_rows = args.columns.rows(&train_path)?;
-    let dev_rows = args.columns.rows(&dev_path)?;
+    let level = args.columns.level()?;
+    let plan = args.plan(preset.as_ref().map(|p| p.metric), problem, level);
+    let dir = args.data_dir.as_deref();
+    let rows =
+        |given: &Option<PathBuf>, split, flag| args.columns.rows(given.as_ref(), dir, split, flag);
+    let (train_path, train_rows) = rows(&args.train, Split::Train, "--train")?;
+    let (dev_path, dev_rows) = rows(&args.dev, Split::Dev, "--dev")?;
     // Before the model is loaded: a label that training never shows should not cost a minute to find.
-    let labels = Labels::of(&train_rows, problem);
+    let labels = Labels::of(&train_rows, problem, level);
     let train_targets = labels.targets(&train_rows, &train_path)?;
     let dev_targets = labels.targets(&dev_rows, &dev_path)?;
 
@@ -106,7 +101,7 @@ pub(super) fn run(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
         alpha: args.alpha,
         gate_init: args.gate_init.into(),
         problem,
-        level: Level::Sequence,
+        level,
         labels: labels.names.clone(),
         seed: args.seed,
     };
@@ -131,6 +126,7 @@ pub(super) fn run(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
         "dev": {"file": dev.path, "rows": dev.rows.len(), "blake3": dev.hash},
         "labels": labels.names,
         "problem": problem,
+        "tags": args.columns.level()? == Level::Token,
     });
     let saved = place.saved(&identity, &live, plan.optimizer)?;
     let mut learner = Learner::new(&model, live, args.dropout, args.seed)?;
@@ -196,7 +192,9 @@ pub(super) fn run(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
         MethodArg::Bitfit | MethodArg::Full => outcome.best.export(&model, dir),
         _ => outcome.best.adapter(&model).write(dir),
     };
-    place.finish(weights, &outcome.epochs, &[(MADE, text)])?;
+    let page = page(args, &made, &outcome, &facts).page();
+    let files = [(MADE, text), ("report.html", page)];
+    place.finish(weights, &outcome.epochs, &files)?;
     progress.say(&format!(
         "best is epoch {}; wrote {}",
         outcome.best_epoch,
@@ -241,41 +239,4 @@ fn failure(stopped: Stopped, train: &Data, place: &Place) -> Failure {
         }
         Stopped::Failed(error) => error.into(),
     }
-}
-
-/// What the run was and came to.
-fn made(
-    identity: Value,
-    plan: &Plan,
-    outcome: &Outcome,
-    learner: &Learner<'_>,
-    method: MethodArg,
-    start: usize,
-) -> Value {
-    let best = outcome
-        .epochs
-        .iter()
-        .find(|e| e.epoch == outcome.best_epoch);
-    let kept = match method {
-        MethodArg::Bitfit | MethodArg::Full => {
-            let parameters = outcome.best.parameters.iter();
-            parameters.map(|p| p.value.as_slice().len()).sum()
-        }
-        _ => outcome.best.kept().1,
-    };
-    let sites: serde_json::Map<_, _> = (outcome.best.ranks().into_iter())
-        .map(|(path, rank, gates)| (path, json!({"rank": rank, "gates": gates})))
-        .collect();
-    let mut made = identity;
-    made["base"] = json!(learner.base().source().path(""));
-    made["best"] = json!(best);
-    made["score"] = json!({
-        "metric": plan.metric,
-        "value": best.map(|e| e.scores[plan.metric.as_str()]),
-    });
-    made["epochs"] = json!(outcome.epochs.len());
-    made["seconds"] = json!(outcome.epochs.last().map(|e| e.seconds));
-    made["parameters"] = json!({"start": start, "kept": kept});
-    made["sites"] = sites.into();
-    made
 }

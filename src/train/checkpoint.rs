@@ -51,6 +51,8 @@ struct Standing {
     epochs: Vec<ExactEpoch>,
     batches: usize,
     loss: Exact,
+    curve: Vec<(usize, Exact, usize)>,
+    recent: Exact,
     step: usize,
     tokens: usize,
     seconds: Exact,
@@ -69,6 +71,14 @@ struct ExactEpoch {
     kept_parameters: usize,
     seconds: Exact,
     tokens: usize,
+    curve: Vec<(usize, Exact, usize)>,
+}
+
+/// A curve with its losses by their bits, and back.
+fn curve<A: Copy + Into<B>, B>(from: &[(usize, A, usize)]) -> Vec<(usize, B, usize)> {
+    from.iter()
+        .map(|&(step, loss, kept)| (step, loss.into(), kept))
+        .collect()
 }
 
 impl From<&Epoch> for ExactEpoch {
@@ -87,6 +97,7 @@ impl From<&Epoch> for ExactEpoch {
             kept_parameters: e.kept_parameters,
             seconds: e.seconds.into(),
             tokens: e.tokens,
+            curve: curve(&e.curve),
         }
     }
 }
@@ -111,6 +122,7 @@ impl ExactEpoch {
             kept_parameters: self.kept_parameters,
             seconds: self.seconds.into(),
             tokens: self.tokens,
+            curve: curve(&self.curve),
         })
     }
 }
@@ -136,6 +148,8 @@ pub fn write(path: &Path, identity: &serde_json::Value, snapshot: Snapshot<'_>) 
         epochs: state.epochs.iter().map(ExactEpoch::from).collect(),
         batches: state.batches,
         loss: state.loss.into(),
+        curve: curve(&state.curve),
+        recent: state.recent.into(),
         step: state.step,
         tokens: state.tokens,
         seconds: state.seconds.into(),
@@ -247,6 +261,8 @@ pub fn read(
             epochs: epochs.ok_or_else(|| refuse("a metric that there is none of".to_owned()))?,
             batches: standing.batches,
             loss: standing.loss.into(),
+            curve: curve(&standing.curve),
+            recent: standing.recent.into(),
             step: standing.step,
             tokens: standing.tokens,
             seconds: standing.seconds.into(),

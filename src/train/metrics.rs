@@ -1,25 +1,40 @@
-//! Scores of predictions: accuracy, F1, macro F1, Matthews' and the two correlations, as GLUE computes them.
+//! Scores of predictions: accuracy, F1, macro F1, Matthews' and the two correlations as GLUE computes them, and F1 of
+//! entities ([`entities`]). `tests/reference/metrics.py` holds them against scikit-learn, scipy and seqeval.
+
+mod entities;
 
 use std::collections::BTreeMap;
 
 use super::{data::Labels, loss::Target};
-use crate::{mat::Matrix, spec::Problem};
+use crate::{mat::Matrix, model::Level, spec::Problem};
 
 /// The names of all metrics there are.
-pub const NAMES: [&str; 7] = [
-    "accuracy", "f1", "macro_f1", "matthews", "mse", "pearson", "spearman",
+pub const NAMES: [&str; 9] = [
+    "accuracy",
+    "f1",
+    "macro_f1",
+    "matthews",
+    "mse",
+    "pearson",
+    "precision",
+    "recall",
+    "spearman",
 ];
 
 /// Every metric that fits what `labels` are for, by name, in `0 ..= 1` or `-1 ..= 1`; which there are does not depend on
 /// the rows.
 ///
 /// `f1` takes label 1 as the positive one and is there for two labels; for several labels a row it is the micro
-/// average. A correlation with a constant is 0.
+/// average, for a label a word that of entities, as `precision` and `recall` are then (`accuracy` is the words'). A
+/// correlation with a constant is 0.
 pub fn scores(
     labels: &Labels,
     logits: &[Matrix],
     targets: &[Target],
 ) -> BTreeMap<&'static str, f64> {
+    if labels.level == Level::Token {
+        return of_tags(&labels.names, logits, targets);
+    }
     match labels.problem {
         Problem::Regression => {
             let pairs = logits.iter().zip(targets).filter_map(|(x, t)| match t {
@@ -38,36 +53,55 @@ pub fn scores(
             let labels = labels.names.len();
             let mut confusion = vec![vec![0u64; labels]; labels]; // [true][predicted]
             for (x, t) in logits.iter().zip(targets) {
-                match t {
-                    Target::Class(label) => confusion[*label][best(x.row(0))] += 1,
-                    Target::Tokens(tokens) => {
-                        for (r, label) in tokens.iter().enumerate() {
-                            if let Some(label) = label {
-                                confusion[*label][best(x.row(r))] += 1;
-                            }
-                        }
-                    }
-                    _ => {}
+                if let Target::Class(label) = t {
+                    confusion[*label][best(x.row(0))] += 1;
                 }
             }
             of_confusion(&confusion)
         }
         Problem::MultiLabelClassification => {
-            let (mut hits, mut said, mut there, mut whole) = (0u64, 0u64, 0u64, 0u64);
+            let mut counts = vec![(0u64, 0u64); labels.names.len()]; // twice right, said + there
+            let mut whole = 0u64;
             for (x, t) in logits.iter().zip(targets) {
                 let Target::Many(flags) = t else { continue };
                 let chosen: Vec<bool> = x.row(0).iter().map(|&x| x > 0.0).collect();
-                hits += chosen.iter().zip(flags).filter(|(a, b)| **a && **b).count() as u64;
-                said += chosen.iter().filter(|c| **c).count() as u64;
-                there += flags.iter().filter(|f| **f).count() as u64;
+                for ((&said, &there), counts) in chosen.iter().zip(flags).zip(&mut counts) {
+                    counts.0 += 2 * u64::from(said && there);
+                    counts.1 += u64::from(said) + u64::from(there);
+                }
                 whole += u64::from(chosen == *flags);
             }
+            let (right, all) = (counts.iter()).fold((0, 0), |(a, b), c| (a + c.0, b + c.1));
+            let sum: f64 = counts.iter().map(|&(right, all)| ratio(right, all)).sum();
             BTreeMap::from([
-                ("f1", ratio(2 * hits, said + there)),
+                ("f1", ratio(right, all)),
+                ("macro_f1", sum / counts.len().max(1) as f64),
                 ("accuracy", ratio(whole, targets.len() as u64)),
             ])
         }
     }
+}
+
+/// Words are the tokens that have a label.
+fn of_tags(names: &[String], logits: &[Matrix], targets: &[Target]) -> BTreeMap<&'static str, f64> {
+    let mut tally = entities::Tally::default();
+    let (mut right, mut words) = (0u64, 0u64);
+    for (x, t) in logits.iter().zip(targets) {
+        let Target::Tokens(tokens) = t else { continue };
+        let labelled = tokens
+            .iter()
+            .enumerate()
+            .filter_map(|(r, label)| Some((r, (*label)?)));
+        let both = labelled.map(|(r, label)| (best(x.row(r)), label));
+        let (said, there): (Vec<usize>, Vec<usize>) = both.unzip();
+        words += there.len() as u64;
+        right += said.iter().zip(&there).filter(|(a, b)| a == b).count() as u64;
+        let named = |of: &[usize]| of.iter().map(|&i| names[i].as_str()).collect::<Vec<_>>();
+        tally.add(&named(&said), &named(&there));
+    }
+    let mut out = BTreeMap::from(tally.scores());
+    out.insert("accuracy", ratio(right, words));
+    out
 }
 
 fn ratio(a: u64, b: u64) -> f64 {
@@ -161,7 +195,12 @@ mod tests {
 
     fn labels(problem: Problem, n: usize) -> Labels {
         let names = (0..n).map(|i| i.to_string()).collect();
-        Labels { names, problem }
+        let level = Level::Sequence;
+        Labels {
+            names,
+            problem,
+            level,
+        }
     }
 
     fn classes(said: &[usize], truth: &[usize], n: usize) -> BTreeMap<&'static str, f64> {

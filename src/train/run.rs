@@ -100,6 +100,8 @@ pub struct Epoch {
     pub seconds: f64,
     /// Tokens trained so far.
     pub tokens: usize,
+    /// How it went: now and then a step, the mean loss since the one before, and open ranks.
+    pub curve: Vec<(usize, f64, usize)>,
 }
 
 /// The best epoch so far.
@@ -122,6 +124,10 @@ pub struct State {
     pub batches: usize,
     /// The sum of their losses.
     pub loss: f64,
+    /// Their [`Epoch::curve`].
+    pub curve: Vec<(usize, f64, usize)>,
+    /// The sum of the losses since its last point.
+    pub recent: f64,
     /// Steps so far.
     pub step: usize,
     /// Tokens so far.
@@ -275,6 +281,7 @@ pub fn resume(
             kept_parameters,
             seconds: state.seconds,
             tokens: state.tokens,
+            curve: std::mem::take(&mut state.curve),
         };
         let value = epoch.scores[plan.metric.as_str()];
         if state.best.as_ref().is_none_or(|b| value > b.score) {
@@ -300,6 +307,9 @@ pub fn resume(
     })
 }
 
+/// About so many points of the loss over a run.
+const CURVE: usize = 400;
+
 /// What is left of the epoch that `state` is in.
 fn one_epoch(
     learner: &mut Learner<'_>,
@@ -309,7 +319,9 @@ fn one_epoch(
     optimizer: &mut Optimizer,
     listener: &mut dyn FnMut(Event<'_>) -> Control,
 ) -> Result<(), Stopped> {
-    let steps = train.len().div_ceil(plan.batch.max(1)) * plan.epochs;
+    let per_epoch = train.len().div_ceil(plan.batch.max(1));
+    let steps = per_epoch * plan.epochs;
+    let every = steps.div_ceil(CURVE).max(1);
     let warmup = (plan.warmup * steps as f64).round() as usize;
     let rates = Rates {
         main: plan.lr,
@@ -338,15 +350,26 @@ fn one_epoch(
             });
         }
         let tokens: usize = rows.iter().map(|r| r.ids.len()).sum();
+        let kept = learner.live.kept().0;
         state.batches += 1;
         state.loss += loss;
         state.tokens += tokens;
+        state.recent += loss;
+        if state.batches.is_multiple_of(every) || state.batches == per_epoch {
+            let since = match state.batches % every {
+                0 => every,
+                rest => rest,
+            };
+            let mean = state.recent / since as f64;
+            state.curve.push((state.step, mean, kept));
+            state.recent = 0.0;
+        }
         state.seconds += start.elapsed().as_secs_f64();
         let wish = listener(Event::Step {
             step: state.step,
             steps,
             loss,
-            kept: learner.live.kept().0,
+            kept,
             tokens,
         });
         heed(wish, state, &learner.live, optimizer, listener)?;

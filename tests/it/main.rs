@@ -5,7 +5,8 @@
 //! precision: bf16 and int8 near f32, and alone equals batched there too ·
 //! hostile: damaged files are refused by name · layering: the house keeps its shape · tag: entities equal the pipeline's ·
 //! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import ·
-//! server: HTTP over real sockets · training: gradients and steps equal torch's · runs: runs that are cut, stopped, repeated
+//! server: HTTP over real sockets · training: gradients and steps equal torch's · runs: runs that are cut,
+//! stopped, repeated · metrics: scores equal sklearn's, scipy's and seqeval's
 
 #![allow(clippy::print_stdout)] // tests say what they measured and what they skipped
 
@@ -18,6 +19,7 @@ mod gradients;
 mod hostile;
 mod layering;
 mod merge;
+mod metrics;
 mod minilm;
 mod parity;
 mod precision;

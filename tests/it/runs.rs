@@ -274,6 +274,7 @@ fn run_cut(method: Method, cuts: &[usize]) -> (Outcome, usize) {
     let labels = Labels {
         names: (0..3).map(|i| format!("LABEL_{i}")).collect(),
         problem,
+        level: Level::Sequence,
     };
     let plan = Plan {
         epochs: 3,
@@ -358,4 +359,113 @@ fn every_method_cut_after_any_step_has_the_parameters_of_an_uncut_run() {
             assert_eq!(bits(&a.value), bits(&b.value), "{method:?} {}", a.name);
         }
     }
+}
+
+/// Scores of the trainer and of `eval` come from the same logits up to how a fold rounds.
+const SAME_SCORE: f64 = 1e-5;
+
+#[test]
+fn every_kind_of_label_scores_the_same_in_the_run_and_in_eval() {
+    let bench = Bench::new();
+    let conll = "-DOCSTART- O\n\nPeter I-PER\ncame O\nfrom O\nBerlin I-LOC\n\nWarm O\nrain O\nin O\nParis I-LOC\n\n";
+    let write = |name: &str, text: String| std::fs::write(bench.path(name), text).expect("rows");
+    write("rows.conll", conll.repeat(8));
+    let many = "{\"text\": \"cold coffee\", \"label\": [\"a\", \"b\"]}\n{\"text\": \"kind people\", \"label\": []}\n{\"text\": \"late again\", \"label\": [\"b\"]}\n";
+    write("rows.jsonl", many.repeat(8));
+    let numbers = "s\tt\tscore\na man\ta person\t4.5\na cat\train\t0.25\nwarm food\thot food\t3\n";
+    write("rows.txt", format!("{numbers}{}", &numbers[11..]));
+    let kinds: [(&str, &[&str], &[&str]); 3] = [
+        (
+            "rows.conll",
+            &["--tags"],
+            &["f1", "precision", "recall", "accuracy", "macro_f1"],
+        ),
+        (
+            "rows.jsonl",
+            &["--multi-label"],
+            &["f1", "accuracy", "macro_f1"],
+        ),
+        (
+            "rows.txt",
+            &[
+                "--regression",
+                "--text",
+                "s",
+                "--text-pair",
+                "t",
+                "--label",
+                "score",
+            ],
+            &["pearson", "spearman", "mse"],
+        ),
+    ];
+    for (rows, kind, metrics) in kinds {
+        let (file, out, base) = (
+            bench.text(rows),
+            bench.text(&format!("{rows}.out")),
+            bench.base.to_str().expect("UTF-8"),
+        );
+        let mut train = vec![
+            "train", "--model", base, "--train", &file, "--dev", &file, "--epochs", "12",
+            "--batch", "4", "--lr", "0.01", "--r-max", "2", "--quiet", "--out", &out,
+        ];
+        train.extend(kind);
+        let said = lines(&train, "").remove(0);
+        let mut eval = vec!["eval", "--model", base, "--adapter", &out, "--input", &file];
+        eval.extend(kind);
+        let scores = lines(&eval, "").remove(0);
+        for metric in metrics {
+            let trained = said["best"]["scores"][metric].as_f64().expect("a score");
+            let scored = scores[metric].as_f64().expect("a score");
+            let error = (trained - scored).abs();
+            assert!(
+                error < SAME_SCORE,
+                "{rows} {metric}: {scored} for {trained}"
+            );
+        }
+        let learnt = said["best"]["scores"][metrics[0]]
+            .as_f64()
+            .expect("a score");
+        assert!(learnt > 0.9, "{rows}: {learnt}");
+        let page = std::fs::read_to_string(bench.path(&format!("{rows}.out/report.html")));
+        assert!(page.expect("a page").contains("Rank map of"));
+    }
+    // The head of words is none for texts.
+    let (file, out) = (bench.text("rows.tsv"), bench.text("rows.conll.out"));
+    let base = bench.base.to_str().expect("UTF-8");
+    let why = fails(
+        1,
+        &["eval", "--model", base, "--adapter", &out, "--input", &file],
+        "",
+    );
+    assert!(why.contains("a label a word"), "{why}");
+}
+
+/// A bf16 weight is off by up to 2^-9 of itself; over two layers and ten epochs the mean loss strays by a few of that.
+const BF16_LOSS: f64 = 0.05;
+
+#[test]
+fn a_bf16_base_trains_nearly_as_an_f32_one() {
+    let bench = Bench::new();
+    let losses = |dtype: &str| -> Vec<f64> {
+        bench.run(&bench.args(
+            dtype,
+            &["--dtype", dtype, "--dropout", "0", "--lr", "0.002"],
+        ));
+        let (.., epochs) = bench.result(dtype);
+        epochs
+            .iter()
+            .map(|e| e["loss"].as_f64().expect("a loss"))
+            .collect()
+    };
+    let (full, half) = (losses("f32"), losses("bf16"));
+    for (i, (a, b)) in full.iter().zip(&half).enumerate() {
+        println!("epoch {}: loss {a:.5} with f32, {b:.5} with bf16", i + 1);
+        assert!(
+            (a - b).abs() <= BF16_LOSS * a,
+            "epoch {}: {b} for {a}",
+            i + 1
+        );
+    }
+    assert_ne!(full, half);
 }

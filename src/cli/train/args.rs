@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use crate::{
     cli::labelled::ColumnArgs,
     kernel::panel::Precision,
+    model::Level,
     spec::Problem,
     train::{Method, Prox, Settings, run::Plan, sora::GateInit},
 };
@@ -23,13 +24,13 @@ pub(crate) struct Args {
     /// Directory of the base
     #[arg(long, value_name = "DIR", env = "SORANK_MODEL")]
     pub(super) model: PathBuf,
-    /// Training rows: .tsv (without quotes), .csv, .jsonl
+    /// Training rows: .tsv (without quotes), .csv, .jsonl, .parquet, .conll
     #[arg(long, value_name = "FILE")]
     pub(super) train: Option<PathBuf>,
     /// Rows to score on after each epoch
     #[arg(long, value_name = "FILE")]
     pub(super) dev: Option<PathBuf>,
-    /// Where the files of --task are
+    /// Where the files of --task are, or of several tasks
     #[arg(long, value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -264,9 +265,10 @@ impl From<GateArg> for GateInit {
 
 impl Args {
     /// The plan; `metric` is the preset's.
-    pub(super) fn plan(&self, metric: Option<&str>, problem: Problem) -> Plan {
+    pub(super) fn plan(&self, metric: Option<&str>, problem: Problem, level: Level) -> Plan {
         let metric = self.metric.as_deref().or(metric).unwrap_or(match problem {
             Problem::Regression => "pearson",
+            Problem::SingleLabelClassification if level == Level::Token => "f1",
             Problem::SingleLabelClassification => "accuracy",
             Problem::MultiLabelClassification => "f1",
         });
