@@ -1,7 +1,7 @@
 //! Reading a request: a JSON body with its headers, and the shapes of inputs that several routes take.
 
 use axum::{
-    body::Bytes,
+    body::{Bytes, HttpBody},
     extract::{FromRequest, Request, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header},
 };
@@ -30,6 +30,9 @@ impl<T: DeserializeOwned> FromRequest<App> for Asked<T> {
             let why = "expected a body of Content-Type: application/json";
             return Err(Failure::new(Kind::MediaType, why));
         }
+        if request.body().size_hint().lower() > app.options.max_body_bytes as u64 {
+            return Err(too_large()); // said before any of it is read
+        }
         let reading = Bytes::from_request(request, app);
         let bytes = tokio::time::timeout(app.options.read_timeout, reading);
         let bytes = bytes
@@ -57,12 +60,14 @@ fn is_json(headers: &HeaderMap, path: &str) -> bool {
 
 fn refused(rejection: BytesRejection) -> Failure {
     match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Failure::new(
-            Kind::BodyTooLarge,
-            "the body is larger than this server takes",
-        ),
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
         _ => Failure::new(Kind::Validation, "the body could not be read"),
     }
+}
+
+fn too_large() -> Failure {
+    let why = "the body is larger than this server takes";
+    Failure::new(Kind::BodyTooLarge, why)
 }
 
 /// One text, several, one list of token ids, or several.

@@ -16,6 +16,7 @@ mod embedding;
 pub mod failure;
 mod health;
 mod kserve;
+mod linger;
 mod loads;
 mod metrics;
 mod observe;
@@ -102,12 +103,16 @@ fn of(family: Family, routes: Router<App>) -> Router<App> {
 /// What is around all routes.
 fn around(app: App, routes: Router<App>) -> Router {
     let limit = DefaultBodyLimit::max(app.options.max_body_bytes);
+    let patience = linger::Patience::of(&app.options);
     routes
         .layer(limit)
         .layer(middleware::from_fn_with_state(app.clone(), auth::keys))
         .layer(middleware::from_fn_with_state(
             app.clone(),
             observe::observe,
+        ))
+        .layer(middleware::map_request(
+            move |request: Request| async move { patience.with(request) },
         ))
         .with_state(app)
 }

@@ -7,6 +7,7 @@ mod answers;
 mod life;
 mod safety;
 mod selection;
+mod sockets;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -134,10 +135,10 @@ impl Server {
 }
 
 pub(crate) fn post(url: &str, path: &str, body: &str, headers: &[(&str, &str)]) -> Got {
-    let mut request = agent()
-        .post(format!("{url}{path}"))
-        .header("content-type", "application/json");
-    for (name, value) in headers {
+    let json = ("content-type", "application/json");
+    let typed = headers.iter().any(|(name, _)| *name == json.0);
+    let mut request = agent().post(format!("{url}{path}"));
+    for (name, value) in headers.iter().chain((!typed).then_some(&json)) {
         request = request.header(*name, *value);
     }
     got(request.send(body).unwrap())
