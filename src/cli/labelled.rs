@@ -6,12 +6,12 @@ use clap::Args;
 
 use super::Failure;
 use crate::{
-    model::Model,
+    model::{Level, Model},
     spec::Problem,
     text::{Limit, Tokenizer, Truncate},
     train::{
         Example, Target,
-        data::{Columns, Layout, PRESETS, Preset, Row, preset, read},
+        data::{Columns, Layout, PRESETS, Preset, Row, Split, preset, read, tags::to_tokens},
     },
 };
 
@@ -19,10 +19,11 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub(super) struct ColumnArgs {
-    /// A task whose files are known: cola, mrpc, rte, sst2, stsb, sick, trec
+    /// A task whose files are known: cola, sst2, mrpc, stsb, qqp, mnli, mnli-mm, qnli, rte, wnli (GLUE), trec, sick, banking77,
+    /// clinc150, conll2003
     #[arg(long, value_name = "NAME")]
     pub(super) task: Option<String>,
-    /// Column (or JSON key) of the text
+    /// Column (or key) of the text
     #[arg(long, value_name = "COL", default_value = "text")]
     pub(super) text: String,
     /// Column of the second text of a pair
@@ -34,9 +35,12 @@ pub(super) struct ColumnArgs {
     /// Labels are numbers to come near to
     #[arg(long, conflicts_with = "multi_label")]
     pub(super) regression: bool,
-    /// A row may have any number of labels (JSON lists)
+    /// A row may have any number of labels (lists in JSON lines or Parquet)
     #[arg(long)]
     pub(super) multi_label: bool,
+    /// Each word has a label: .conll files, or lists of words and of labels in JSON lines or Parquet
+    #[arg(long, conflicts_with_all = ["multi_label", "regression"])]
+    pub(super) tags: bool,
     /// The most tokens of a row; longer ones lose their end
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(super) max_tokens: usize,
@@ -48,7 +52,10 @@ impl ColumnArgs {
         let Some(task) = &self.task else {
             return Ok(None);
         };
-        let unknown = || format!("--task {task:?}: known are {}", PRESETS.join(", "));
+        let unknown = || {
+            let known: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
+            format!("--task {task:?}: known are {}", known.join(", "))
+        };
         preset(task)
             .map(Some)
             .ok_or_else(|| Failure::Usage(unknown()))
@@ -64,20 +71,47 @@ impl ColumnArgs {
         })
     }
 
-    /// The rows of a file.
-    pub(super) fn rows(&self, path: &Path) -> Result<Vec<Row>, Failure> {
-        let (layout, columns) = match self.preset()? {
-            Some(preset) => (preset.layout, preset.columns),
-            None => (
-                Layout::of(path)?,
-                Columns {
-                    text: self.text.clone(),
-                    pair: self.text_pair.clone(),
-                    label: self.label.clone(),
-                },
-            ),
+    /// One label a text, or one a word.
+    pub(super) fn level(&self) -> Result<Level, Failure> {
+        Ok(match self.preset()? {
+            Some(preset) => preset.level,
+            None if self.tags => Level::Token,
+            None => Level::Sequence,
+        })
+    }
+
+    /// The rows of `given`, or of the preset's file for `split` in `dir`.
+    pub(super) fn rows(
+        &self,
+        given: Option<&PathBuf>,
+        dir: Option<&Path>,
+        split: Split,
+        flag: &str,
+    ) -> Result<(PathBuf, Vec<Row>), Failure> {
+        let preset = self.preset()?;
+        let (path, layout) = match (given, &preset, dir) {
+            (Some(path), Some(preset), _) => (path.clone(), preset.layout(split)),
+            (Some(path), None, _) => (path.clone(), Layout::of(path)?),
+            (None, Some(preset), Some(dir)) => preset.file(dir, split).ok_or_else(|| {
+                let name = preset.name;
+                Failure::Usage(format!("--task {name} has no labelled test file"))
+            })?,
+            _ => {
+                let why = format!("{flag} FILE is missing (or --task with --data-dir)");
+                return Err(Failure::Usage(why));
+            }
         };
-        Ok(read(path, layout, &columns)?)
+        let columns = preset.map_or_else(
+            || Columns {
+                text: self.text.clone(),
+                pair: self.text_pair.clone(),
+                label: self.label.clone(),
+                tags: self.tags,
+            },
+            |preset| preset.columns(),
+        );
+        let rows = read(&path, layout, &columns)?;
+        Ok((path, rows))
     }
 
     /// The most tokens of a row for `model`.
@@ -90,7 +124,7 @@ impl ColumnArgs {
     }
 }
 
-/// Rows as tokens.
+/// Rows as tokens; labels of words become labels of tokens.
 pub(super) fn examples(
     tokenizer: &Tokenizer,
     model: &Model,
@@ -113,6 +147,10 @@ pub(super) fn examples(
                 line: row.line,
                 why: e.to_string(),
             })?;
+            let target = match target {
+                Target::Tokens(words) => Target::Tokens(to_tokens(&row.text, &encoded, &words)),
+                whole => whole,
+            };
             Ok(Example {
                 ids: encoded.ids,
                 types: encoded.types.iter().map(|&t| t.min(most)).collect(),
@@ -120,20 +158,4 @@ pub(super) fn examples(
             })
         })
         .collect()
-}
-
-/// The file given, or a preset's in the data directory.
-pub(super) fn file(
-    given: Option<&PathBuf>,
-    dir: Option<&PathBuf>,
-    name: Option<&'static str>,
-    flag: &str,
-) -> Result<PathBuf, Failure> {
-    match (given, dir, name) {
-        (Some(path), _, _) => Ok(path.clone()),
-        (None, Some(dir), Some(name)) => Ok(dir.join(name)),
-        _ => Err(Failure::Usage(format!(
-            "{flag} FILE is missing (or --task with --data-dir)"
-        ))),
-    }
 }

@@ -1,10 +1,12 @@
 //! The command line: one file a subcommand; this file parses, sets up logging and turns errors into exit codes.
 //!
 //! Results go to stdout (one JSON line a row, written by `output`), everything else to stderr.
-//! Exit codes: 0; 1 when something failed, with a message that names the file, the row and the reason; 2 for usage.
+//! Exit codes: 0; 1 when something failed, with a message that names the file, the row and the reason; 2 for usage; 130
+//! when Ctrl-C ended a run that can be gone on with.
 
 mod bench;
 mod classify;
+mod config;
 mod embed;
 mod eval;
 #[cfg(feature = "server")]
@@ -37,7 +39,7 @@ use std::process::ExitCode;
 #[doc(hidden)]
 pub use self::{rerank::answer_queries, rows::answer_input};
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -116,6 +118,8 @@ enum Failure {
     Usage(String),
     /// Something failed: exit code 1.
     Failed(String),
+    /// Ended on request, to go on later: exit code 130.
+    Interrupted(String),
     /// Whoever read stdout has gone: not worth a message.
     Closed,
 }
@@ -128,8 +132,8 @@ impl From<crate::Error> for Failure {
 
 /// Runs the command that the arguments of this process name.
 pub fn main() -> ExitCode {
-    let cli = match parse() {
-        Ok(cli) => cli,
+    let (cli, matches) = match parse() {
+        Ok(parsed) => parsed,
         Err(failure) => return exit(Err(failure)),
     };
     let level = tracing_subscriber::EnvFilter::try_from_env("SORANK_LOG");
@@ -148,7 +152,7 @@ pub fn main() -> ExitCode {
         Command::Tag(args) => tag::run(&args),
         Command::Rerank(args) => rerank::run(&args),
         Command::Inspect(args) => inspect::run(&args),
-        Command::Train(args) => train::run(&args),
+        Command::Train(args) => train::run(&args, &matches),
         Command::Sweep(args) => sweep::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Merge(args) => merge::run(&args),
@@ -169,15 +173,14 @@ pub fn main() -> ExitCode {
     exit(done)
 }
 
-/// The arguments of this process; usage errors end it, with code 2.
-fn parse() -> Result<Cli, Failure> {
-    let args = std::env::args_os().collect();
-    #[cfg(feature = "server")]
-    let args = serve::with_config(args)?;
-    #[cfg(not(feature = "server"))]
-    let args: Vec<std::ffi::OsString> = args;
-    let matches = command().get_matches_from(args);
-    Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit()))
+/// The arguments of this process; usage errors end it, with code 2. The matches are those of the subcommand.
+fn parse() -> Result<(Cli, ArgMatches), Failure> {
+    let command = command();
+    let args = config::with_config(&command, std::env::args_os().collect())?;
+    let mut matches = command.get_matches_from(args);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = matches.remove_subcommand().map(|(_, matches)| matches);
+    Ok((cli, matches.unwrap_or_default()))
 }
 
 /// All commands and their flags.
@@ -194,6 +197,10 @@ fn exit(done: Result<(), Failure>) -> ExitCode {
         Err(Failure::Failed(why)) => {
             eprintln!("sorank: {why}");
             ExitCode::from(1)
+        }
+        Err(Failure::Interrupted(why)) => {
+            eprintln!("sorank: {why}");
+            ExitCode::from(130)
         }
         Err(Failure::Usage(why)) => {
             eprintln!("sorank: {why}\n\nFor more information, try '--help'.");

@@ -3,8 +3,6 @@
 //! Each flag is also an environment variable (`--max-batch-tokens`: `SORANK_MAX_BATCH_TOKENS`, by [`with_variables`]) and a
 //! key of a TOML file (`max-batch-tokens`). A flag counts before a variable, a variable before the file.
 
-mod config;
-
 use std::{
     path::PathBuf,
     sync::Arc,
@@ -14,7 +12,6 @@ use std::{
 use tokio::{net::TcpListener, signal};
 use tracing_subscriber::EnvFilter;
 
-pub(super) use self::config::with_config;
 use super::{Failure, output::Output, place::Place, rows::go_on, setup::ModelArgs};
 use crate::{
     embedded,

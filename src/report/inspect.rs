@@ -236,7 +236,7 @@ impl fmt::Display for AdapterFacts {
 
 /// `bert.encoder.layer.3.attention.self.query` is layer 3, site `attention.self.query`; a module outside the
 /// layers keeps its whole path.
-fn layer_and_site(path: &str) -> (Option<usize>, String) {
+pub fn layer_and_site(path: &str) -> (Option<usize>, String) {
     let mut rest = path;
     while let Some((head, tail)) = rest.split_once('.') {
         if let Ok(layer) = head.parse() {

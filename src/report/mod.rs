@@ -2,8 +2,10 @@
 //! check by eye, and nothing is printed: a command decides where a string goes.
 
 pub mod bench;
+mod chart;
 pub mod inspect;
 pub mod rankmap;
+pub mod train;
 
 /// A whole number in groups of three digits: `1,234,567`.
 pub fn grouped(n: u64) -> String {
@@ -14,6 +16,21 @@ pub fn grouped(n: u64) -> String {
             out.push(',');
         }
         out.push(digit);
+    }
+    out
+}
+
+/// As text of a page or of an attribute.
+fn escape(s: &str) -> String {
+    let mut out = String::with_capacity(s.len());
+    for c in s.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            c => out.push(c),
+        }
     }
     out
 }

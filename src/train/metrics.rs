@@ -1,20 +1,41 @@
-//! Scores of predictions: accuracy, F1, macro F1, Matthews' and the two correlations, as GLUE computes them.
+//! Scores of predictions: accuracy, F1, macro F1, Matthews' and the two correlations as GLUE computes them, and F1 of
+//! entities ([`entities`]). `tests/reference/metrics.py` holds them against scikit-learn, scipy and seqeval.
+
+mod entities;
 
 use std::collections::BTreeMap;
 
-use super::loss::Target;
-use crate::{mat::Matrix, spec::Problem};
+use super::{data::Labels, loss::Target};
+use crate::{mat::Matrix, model::Level, spec::Problem};
 
-/// Every metric that fits `problem`, by name, in `0 ..= 1` or `-1 ..= 1`.
+/// The names of all metrics there are.
+pub const NAMES: [&str; 9] = [
+    "accuracy",
+    "f1",
+    "macro_f1",
+    "matthews",
+    "mse",
+    "pearson",
+    "precision",
+    "recall",
+    "spearman",
+];
+
+/// Every metric that fits what `labels` are for, by name, in `0 ..= 1` or `-1 ..= 1`; which there are does not depend on
+/// the rows.
 ///
 /// `f1` takes label 1 as the positive one and is there for two labels; for several labels a row it is the micro
-/// average. A correlation with a constant is 0.
+/// average, for a label a word that of entities, as `precision` and `recall` are then (`accuracy` is the words'). A
+/// correlation with a constant is 0.
 pub fn scores(
-    problem: Problem,
+    labels: &Labels,
     logits: &[Matrix],
     targets: &[Target],
 ) -> BTreeMap<&'static str, f64> {
-    match problem {
+    if labels.level == Level::Token {
+        return of_tags(&labels.names, logits, targets);
+    }
+    match labels.problem {
         Problem::Regression => {
             let pairs = logits.iter().zip(targets).filter_map(|(x, t)| match t {
                 Target::Value(v) => Some((f64::from(x.as_slice()[0]), f64::from(*v))),
@@ -29,39 +50,58 @@ pub fn scores(
             ])
         }
         Problem::SingleLabelClassification => {
-            let labels = logits.first().map_or(0, Matrix::cols);
+            let labels = labels.names.len();
             let mut confusion = vec![vec![0u64; labels]; labels]; // [true][predicted]
             for (x, t) in logits.iter().zip(targets) {
-                match t {
-                    Target::Class(label) => confusion[*label][best(x.row(0))] += 1,
-                    Target::Tokens(tokens) => {
-                        for (r, label) in tokens.iter().enumerate() {
-                            if let Some(label) = label {
-                                confusion[*label][best(x.row(r))] += 1;
-                            }
-                        }
-                    }
-                    _ => {}
+                if let Target::Class(label) = t {
+                    confusion[*label][best(x.row(0))] += 1;
                 }
             }
             of_confusion(&confusion)
         }
         Problem::MultiLabelClassification => {
-            let (mut hits, mut said, mut there, mut whole) = (0u64, 0u64, 0u64, 0u64);
+            let mut counts = vec![(0u64, 0u64); labels.names.len()]; // twice right, said + there
+            let mut whole = 0u64;
             for (x, t) in logits.iter().zip(targets) {
                 let Target::Many(flags) = t else { continue };
                 let chosen: Vec<bool> = x.row(0).iter().map(|&x| x > 0.0).collect();
-                hits += chosen.iter().zip(flags).filter(|(a, b)| **a && **b).count() as u64;
-                said += chosen.iter().filter(|c| **c).count() as u64;
-                there += flags.iter().filter(|f| **f).count() as u64;
+                for ((&said, &there), counts) in chosen.iter().zip(flags).zip(&mut counts) {
+                    counts.0 += 2 * u64::from(said && there);
+                    counts.1 += u64::from(said) + u64::from(there);
+                }
                 whole += u64::from(chosen == *flags);
             }
+            let (right, all) = (counts.iter()).fold((0, 0), |(a, b), c| (a + c.0, b + c.1));
+            let sum: f64 = counts.iter().map(|&(right, all)| ratio(right, all)).sum();
             BTreeMap::from([
-                ("f1", ratio(2 * hits, said + there)),
+                ("f1", ratio(right, all)),
+                ("macro_f1", sum / counts.len().max(1) as f64),
                 ("accuracy", ratio(whole, targets.len() as u64)),
             ])
         }
     }
+}
+
+/// Words are the tokens that have a label.
+fn of_tags(names: &[String], logits: &[Matrix], targets: &[Target]) -> BTreeMap<&'static str, f64> {
+    let mut tally = entities::Tally::default();
+    let (mut right, mut words) = (0u64, 0u64);
+    for (x, t) in logits.iter().zip(targets) {
+        let Target::Tokens(tokens) = t else { continue };
+        let labelled = tokens
+            .iter()
+            .enumerate()
+            .filter_map(|(r, label)| Some((r, (*label)?)));
+        let both = labelled.map(|(r, label)| (best(x.row(r)), label));
+        let (said, there): (Vec<usize>, Vec<usize>) = both.unzip();
+        words += there.len() as u64;
+        right += said.iter().zip(&there).filter(|(a, b)| a == b).count() as u64;
+        let named = |of: &[usize]| of.iter().map(|&i| names[i].as_str()).collect::<Vec<_>>();
+        tally.add(&named(&said), &named(&there));
+    }
+    let mut out = BTreeMap::from(tally.scores());
+    out.insert("accuracy", ratio(right, words));
+    out
 }
 
 fn ratio(a: u64, b: u64) -> f64 {
@@ -153,13 +193,27 @@ mod tests {
         assert!((got - want).abs() < TOLERANCE, "{got} for {want}");
     }
 
+    fn labels(problem: Problem, n: usize) -> Labels {
+        let names = (0..n).map(|i| i.to_string()).collect();
+        let level = Level::Sequence;
+        Labels {
+            names,
+            problem,
+            level,
+        }
+    }
+
     fn classes(said: &[usize], truth: &[usize], n: usize) -> BTreeMap<&'static str, f64> {
         let logits: Vec<Matrix> = said
             .iter()
             .map(|&s| Matrix::from_vec((0..n).map(|i| f32::from(i == s)).collect(), 1, n))
             .collect();
         let targets: Vec<Target> = truth.iter().map(|&t| Target::Class(t)).collect();
-        scores(Problem::SingleLabelClassification, &logits, &targets)
+        scores(
+            &labels(Problem::SingleLabelClassification, n),
+            &logits,
+            &targets,
+        )
     }
 
     #[test]
@@ -184,12 +238,10 @@ mod tests {
         let logits: Vec<Matrix> = [1.0, 2.0, 3.0, 4.0]
             .map(|x| Matrix::from_vec(vec![x], 1, 1))
             .into();
-        let s = scores(Problem::Regression, &logits, &values(&[1.0, 3.0, 3.0, 9.0]));
+        let score = labels(Problem::Regression, 1);
+        let s = scores(&score, &logits, &values(&[1.0, 3.0, 3.0, 9.0]));
         near(s["pearson"], 12.0 / (5.0f64 * 36.0).sqrt());
         near(s["spearman"], 4.5 / (5.0f64 * 4.5).sqrt());
-        near(
-            scores(Problem::Regression, &logits, &values(&[2.0; 4]))["pearson"],
-            0.0,
-        );
+        near(scores(&score, &logits, &values(&[2.0; 4]))["pearson"], 0.0);
     }
 }

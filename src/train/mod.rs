@@ -7,11 +7,13 @@
 
 pub mod adalora;
 pub mod choice;
+pub mod checkpoint;
 pub mod data;
 pub mod learner;
 pub mod loss;
 pub mod metrics;
 pub mod optim;
+pub mod order;
 pub mod random;
 pub mod run;
 pub mod schedule;

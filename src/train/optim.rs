@@ -174,6 +174,16 @@ impl Optimizer {
         self.budget.as_ref().is_some_and(|b| !b.settled(done))
     }
 
+    /// Goes on from where another one stood: after `steps` steps, with the first and second moment of every parameter.
+    pub fn restore(&mut self, steps: i32, moments: Vec<[Matrix; 2]>) {
+        (self.steps, self.moments) = (steps, moments);
+    }
+
+    /// Steps taken, and the two moments of every parameter.
+    pub fn moments(&self) -> (i32, &[[Matrix; 2]]) {
+        (self.steps, &self.moments)
+    }
+
     /// The settings, to change what closes gates between phases.
     pub fn settings_mut(&mut self) -> &mut Settings {
         &mut self.settings

@@ -62,9 +62,18 @@ pub fn directory(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<
     let inside = temp.path().join("new");
     std::fs::create_dir(&inside).map_err(Error::io(path))?;
     fill(&inside)?;
-    sync_tree(&inside).map_err(Error::io(path))?;
-    std::fs::rename(&inside, path).map_err(Error::io(path))?;
-    sync_directory(parent).map_err(Error::io(path))
+    publish(&inside, path)
+}
+
+/// Gives the directory `made`, which is on the same disk, the name `path`, which nothing has: after all that is below it
+/// has been made to last.
+///
+/// # Errors
+/// What the file system says.
+pub fn publish(made: &Path, path: &Path) -> Result<()> {
+    sync_tree(made).map_err(Error::io(path))?;
+    std::fs::rename(made, path).map_err(Error::io(path))?;
+    sync_directory(directory_of(path)).map_err(Error::io(path))
 }
 
 /// Makes everything below `dir` last.

@@ -8,7 +8,7 @@
 //! layering: the house keeps its shape · tag: entities equal the pipeline's ·
 //! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import ·
 //! sweep: schedules of phases, many runs · server: HTTP over real sockets · hub: repositories pulled from a mock of the hub ·
-//! training: gradients and steps equal torch's
+//! training: gradients and steps equal torch's · runs: runs that are cut, stopped, repeated
 
 #![allow(clippy::print_stdout)] // tests say what they measured and what they skipped
 
@@ -27,10 +27,12 @@ mod hub;
 mod imports;
 mod layering;
 mod merge;
+mod metrics;
 mod minilm;
 mod parity;
 mod precision;
 mod rerank;
+mod runs;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(all(feature = "server", target_os = "linux"))]

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use super::{BatchReport, BenchReport, table};
+use crate::report::escape;
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #17323f; --quiet: #5b7482; --ground: #fbfcfd; --line: #d5e0e5;
@@ -106,18 +107,4 @@ fn chart(out: &mut String, batch: &BatchReport) {
         );
     }
     out.push_str("</svg>\n");
-}
-
-fn escape(s: &str) -> String {
-    let mut out = String::with_capacity(s.len());
-    for c in s.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
-        }
-    }
-    out
 }

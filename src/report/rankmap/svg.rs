@@ -7,7 +7,7 @@
 use std::fmt::Write;
 
 use super::{Cell, LEVELS, Map, RankRow};
-use crate::report::grouped;
+use crate::report::{escape, grouped};
 
 // Sizes in px. Text widths are estimates (no font is at hand), on the generous side.
 const MARGIN: f64 = 24.0;
@@ -332,18 +332,4 @@ fn heading(out: &mut String, class: &str, x: f64, y: f64, name: &str, whole: &st
         out,
         r#"<text class="{class}" x="{x:.1}" y="{y:.1}"><title>{whole}</title>{shown}</text>"#
     );
-}
-
-fn escape(s: &str) -> String {
-    let mut out = String::with_capacity(s.len());
-    for c in s.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
-        }
-    }
-    out
 }
