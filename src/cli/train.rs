@@ -8,7 +8,7 @@ mod progress;
 use std::path::PathBuf;
 
 use clap::{ArgMatches, CommandFactory};
-use serde_json::{Value, json};
+use serde_json::json;
 
 pub(super) use self::args::Args;
 use self::{
@@ -25,7 +25,7 @@ use crate::{
     train::{
         Example, Facts, Learner, Live,
         data::{Labels, Row, Split},
-        run::{Control, Event, Outcome, Plan, Stopped, resume},
+        run::{Control, Event, Stopped, resume},
     },
     weights::{PackOptions, Source},
 };
