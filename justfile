@@ -36,6 +36,12 @@ golden:
     python models/golden/make.py
     python models/tiny/make.py
 
+# Trains the adapters of the built-in model again with this project's own training, on ../shared/data (about an hour on one
+# core; the golden answers after it need Python with torch, transformers and peft).
+demo-adapters:
+    cargo build --release
+    python models/tiny/demo.py target/release/sorank
+
 deny:
     cargo deny check
 

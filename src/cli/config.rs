@@ -250,6 +250,8 @@ mod tests {
     fn a_file_that_was_written_is_read_as_the_same_flags() {
         let given = [
             "train",
+            "--model",
+            "m",
             "--train",
             "a \"b\".tsv",
             "--lr",

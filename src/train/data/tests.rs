@@ -1,5 +1,7 @@
 //! Files as people write them, and as they break.
 
+use std::path::PathBuf;
+
 use super::*;
 
 fn file(name: &str, text: &str) -> (tempfile::TempDir, PathBuf) {
