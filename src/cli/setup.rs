@@ -147,7 +147,10 @@ impl ModelArgs {
             (self.load(), tokenizer.join())
         });
         let model = model?;
-        let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let tokenizer = match tokenizer {
+            Ok(tokenizer) => tokenizer?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
         Ok(Engine::new(model, tokenizer, self.max_batch_tokens)?)
     }
 }

@@ -141,7 +141,7 @@ impl Model {
             batch,
         };
         recorded.turn_to(layer);
-        self.run(stretch, tasks, recorded, out, 1);
+        self.run(stretch, tasks, recorded, vec![out], 1);
     }
 
     /// As [`Model::forward`], watched, on the calling thread alone.
@@ -152,7 +152,7 @@ impl Model {
             from: None,
             batch,
         };
-        self.run(stretch, tasks, hook, out.view_mut(), 1);
+        self.run(stretch, tasks, hook, vec![out.view_mut()], 1);
         out
     }
 

@@ -151,33 +151,43 @@ impl Model {
                 from,
                 batch,
             };
-            self.run(stretch, tasks, hook, out.view_mut(), threads);
+            self.run(stretch, tasks, hook, vec![out.view_mut()], threads);
             return out;
         }
+        let mut rest = out.view_mut();
+        let mut rows: Vec<Option<MatMut<'_>>> = Vec::with_capacity(batch.sequences());
+        for s in 0..batch.sequences() {
+            let (own, below) = rest.split_rows(batch.rows(s).len());
+            rest = below;
+            rows.push(Some(own));
+        }
         rayon::scope(|scope| {
-            let mut rest = out.view_mut();
-            let mut first = 0;
-            for part in &parts {
-                let (rows, below) = rest.split_rows(part.tokens());
-                rest = below;
-                let stretch = Stretch {
-                    layers: layers.clone(),
-                    from: from.map(|x| x.row_range(first..first + part.tokens())),
-                    batch: part,
-                };
-                first += part.tokens();
-                scope.spawn(move |_| self.run(stretch, tasks, &mut (), rows, 1));
+            for part in parts {
+                let take = |&s: &usize| rows[s].take().expect("a sequence is in one part");
+                let own: Vec<MatMut<'_>> = part.iter().map(take).collect();
+                let layers = layers.clone();
+                scope.spawn(move |_| {
+                    let sequences = part.iter().map(|&s| batch.sequence(s));
+                    let gathered = from.map(|x| gather(x, batch, &part));
+                    let stretch = Stretch {
+                        layers,
+                        from: gathered.as_ref().map(Matrix::view),
+                        batch: &Batch::pack(sequences),
+                    };
+                    self.run(stretch, tasks, &mut (), own, 1);
+                });
             }
         });
         out
     }
 
+    /// The last states go to `out`, rows of the batch in order.
     fn run<H: Hook>(
         &self,
         stretch: Stretch<'_>,
         tasks: &[&Task],
         hook: &mut H,
-        mut out: MatMut<'_>,
+        out: Vec<MatMut<'_>>,
         threads: usize,
     ) {
         let Stretch {
@@ -215,7 +225,12 @@ impl Model {
             }
             hook.at(Place::Encoded, self.blocks.len(), w.x.view_mut());
         }
-        out.copy_from(w.x.view());
+        let mut first = 0;
+        for mut rows in out {
+            let end = first + rows.rows();
+            rows.copy_from(w.x.view().row_range(first..end));
+            first = end;
+        }
         self.lock_workspaces().push(w);
     }
 
@@ -284,17 +299,75 @@ struct Stretch<'a> {
     batch: &'a Batch,
 }
 
-/// The batch cut into whole sequences for `threads` threads, when the longest share is at most an eighth
-/// above an even one; empty when ops had better be split inside.
-fn even_parts(batch: &Batch, threads: usize) -> Vec<Batch> {
+/// The sequences of the batch by thread, in order, when the longest share is at most an eighth above an even one; empty when
+/// ops had better be split inside. Neighbours stay together (a task is one group then) where that is even enough.
+fn even_parts(batch: &Batch, threads: usize) -> Vec<Vec<usize>> {
     if threads < 2 || batch.sequences() < threads {
         return Vec::new();
     }
-    let parts = batch.split(threads);
-    let longest = parts.iter().map(Batch::tokens).max().unwrap_or(0);
-    if longest * threads * 8 <= batch.tokens() * 9 {
-        parts
-    } else {
-        Vec::new()
+    // Whether the longest share is at most `1 / of` above an even one.
+    let even = |longest: usize, of: usize| longest * threads * of <= batch.tokens() * (of + 1);
+    let neighbours = batch.split(threads);
+    if even(neighbours.iter().map(Batch::tokens).max().unwrap_or(0), 50) {
+        let mut first = 0;
+        let sequences = neighbours.iter().map(|part| {
+            let of = first..first + part.sequences();
+            first = of.end;
+            of.collect()
+        });
+        return sequences.collect();
+    }
+    // The longest first, each to whoever has least.
+    let mut order: Vec<usize> = (0..batch.sequences()).collect();
+    order.sort_by_key(|&s| std::cmp::Reverse(batch.rows(s).len()));
+    let mut parts = vec![(0, Vec::new()); threads];
+    for s in order {
+        let least = parts.iter_mut().min_by_key(|(tokens, _)| *tokens);
+        let (tokens, sequences) = least.expect("there are two threads at least");
+        *tokens += batch.rows(s).len();
+        sequences.push(s);
+    }
+    if !even(parts.iter().map(|p| p.0).max().unwrap_or(0), 8) {
+        return Vec::new();
+    }
+    let sorted = |(_, mut sequences): (usize, Vec<usize>)| {
+        sequences.sort_unstable();
+        sequences
+    };
+    parts.into_iter().map(sorted).collect()
+}
+
+/// The rows of `x` that are those of `sequences`, end to end.
+fn gather(x: Mat<'_>, batch: &Batch, sequences: &[usize]) -> Matrix {
+    let rows = sequences.iter().flat_map(|&s| batch.rows(s));
+    let data: Vec<f32> = rows.flat_map(|r| x.row(r)).copied().collect();
+    let count = sequences.iter().map(|&s| batch.rows(s).len()).sum();
+    Matrix::from_vec(data, count, x.cols())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(lengths: &[usize]) -> Batch {
+        let zeros = vec![0; 128];
+        Batch::pack(lengths.iter().map(|&n| Sequence {
+            ids: &zeros[..n],
+            types: &zeros[..n],
+            task: 0,
+        }))
+    }
+
+    #[test]
+    fn threads_get_even_shares_and_every_sequence_once() {
+        // Neighbours are even already; they are not, but some distribution is; none is.
+        assert_eq!(even_parts(&batch(&[8; 4]), 2), [[0, 1], [2, 3]]);
+        assert_eq!(
+            even_parts(&batch(&[50, 40, 7, 3, 9, 1]), 2),
+            [vec![0, 3, 5], vec![1, 2, 4]]
+        );
+        assert!(even_parts(&batch(&[100, 3, 4]), 2).is_empty());
+        assert!(even_parts(&batch(&[9]), 2).is_empty());
+        assert_eq!(even_parts(&batch(&[5, 5, 5]), 3), [[0], [1], [2]]);
     }
 }

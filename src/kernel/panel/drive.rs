@@ -27,7 +27,7 @@ const BLOCK_BYTES: usize = 512 << 10;
 /// Rows of a block, at least: weights are read again for each, from L3 by then.
 const BLOCK_ROWS: usize = 96;
 /// Up to so many tiles a group of panels is not fetched ahead: the next group would come as fast as this one is read, and what
-/// the caches fetch by themselves along a panel does better (one core, 16 rows, weights from memory: by a fifth).
+/// the caches fetch by themselves along a panel does better (one core, weights from memory: by a tenth at 16 rows, a half at 8).
 const FEW_TILES: usize = 2;
 
 /// Activation and residual over a tile of `r` rows and `p` panels at `place.out`, written to `to`; the

@@ -29,7 +29,8 @@ pub fn page(report: &BenchReport) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>sorank bench: {title}</title>\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<style>{STYLE}</style>\n<h1>{title}</h1>\n\
          <p>{}, {}. {}, {} thread(s). sorank {}, {} rounds; variants take turns in every round, and what an adapter \
-         costs is the median ratio to the bare base of the same round, with the spread of its middle half.</p>",
+         costs is the median ratio to the bare base of the same round, with the spread of its middle half. The mark in a bar is \
+         the speed of the slowest twentieth.</p>",
         escape(&report.shape),
         escape(&report.dtype),
         escape(&report.cpu),
