@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use sorank::{
-    adapter::Adapter,
+    adapter::{Adapter, Factors},
     engine::{Request, Want},
     error::Error,
+    mat::Matrix,
     text::Truncate,
 };
 
@@ -151,6 +152,30 @@ fn factors_that_overflow_are_refused_by_tensor_and_value() {
         "{why}"
     );
     assert!(why.contains("adapter_model.safetensors"), "{why}");
+}
+
+#[test]
+fn a_head_that_overflows_when_factors_are_folded_in_is_refused() {
+    let golden = golden("bert");
+    let model = load(&golden.base());
+    let mut adapter = Adapter::read(&golden.adapter_dir("mixed")).expect("an adapter");
+    let huge = |rows, cols| Matrix::from_vec(vec![1e30; 32], rows, cols);
+    let factors = Factors {
+        a: huge(1, 32),
+        b: huge(32, 1),
+        scale: 1.0,
+    };
+    adapter
+        .factors
+        .insert("bert.pooler.dense".to_owned(), factors);
+    let why = model
+        .bind("huge", &adapter)
+        .expect_err("it overflows")
+        .to_string();
+    assert!(
+        why.contains("pooler.dense.weight") && why.contains("inf"),
+        "{why}"
+    );
 }
 
 /// Weights may be finite, and the answer not: then it is an error that names the adapter, beside rows that are answered.
