@@ -16,8 +16,8 @@ impl Factors {
     /// An error about the tensors named `a` and `b` of the file at `path`, where these factors are not to be computed with.
     pub(super) fn refuse_overflow(&self, a: &str, b: &str, path: &Path) -> Result<()> {
         let scale = self.scale;
-        let folded = || self.b.as_slice().iter().map(|x| x * scale);
-        if let Some((at, value)) = folded().enumerate().find(|(_, x)| !x.is_finite()) {
+        let mut folded = self.b.as_slice().iter().map(|x| x * scale).enumerate();
+        if let Some((at, value)) = folded.find(|(_, x)| !x.is_finite()) {
             let why = format!(
                 "tensor {b} with its scale folded in holds {value} at element {at}: f32 ends at {:.1e}",
                 f32::MAX

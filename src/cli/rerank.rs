@@ -108,7 +108,7 @@ pub fn answer_queries(
         let texts = query.as_ref().map_or(1, |query| query.texts.len());
         left.checked_sub(texts).map(|rest| left = rest).is_some()
     };
-    let window = queries.by_ref().filter(|query| enough(query)).collect();
+    let window = queries.by_ref().filter(&mut enough).collect();
     let answered = answer_window(&RowArgs::default(), false, engine, &queries, window);
     let order = |(results, _): (Vec<Ranked>, usize)| results.iter().map(|r| r.index).collect();
     answered.into_iter().map(|(_, a)| a.map(order)).collect()

@@ -179,7 +179,7 @@ pub fn answer_input(
         let asked = row.as_ref().map_or(1, |row| adapters_of(&args, row).len());
         left.checked_sub(asked).map(|rest| left = rest).is_some()
     };
-    let window = rows.by_ref().filter(|row| enough(row)).collect();
+    let window = rows.by_ref().filter(&mut enough).collect();
     let answered = answer_window(&args, engine, want.into(), &rows, window);
     let of_row = |row: Answered| row.into_iter().map(|(_, a)| a.map(|(a, _)| a)).collect();
     answered.into_iter().map(of_row).collect()

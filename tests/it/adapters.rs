@@ -2,9 +2,15 @@
 
 use std::path::Path;
 
-use sorank::{adapter::Adapter, engine::Want, error::Error};
+use sorank::{
+    adapter::{Adapter, Factors},
+    engine::{Request, Want},
+    error::Error,
+    mat::Matrix,
+    text::Truncate,
+};
 
-use crate::fixtures::{admit, bits, engine, golden, load, logits};
+use crate::fixtures::{add, admit, bits, engine, golden, load, logits};
 
 /// A copy of an adapter directory whose configuration and tensors `change` may edit.
 fn changed(
@@ -127,6 +133,77 @@ fn an_unknown_tensor_is_refused() {
 fn nan_is_refused() {
     let why = refusal(|_, tensors| tensors[3].2[0] = f32::NAN);
     assert!(why.contains("NaN"), "{why}");
+}
+
+#[test]
+fn factors_that_overflow_are_refused_by_tensor_and_value() {
+    let why = refusal(|config, tensors| {
+        (config["lora_alpha"], config["alpha_pattern"]) = (3e38.into(), serde_json::json!({}));
+        let factors = tensors.iter_mut().filter(|t| t.0.contains("lora_B"));
+        factors.for_each(|t| t.2.fill(100.0));
+    });
+    assert!(why.contains("lora_B") && why.contains("inf"), "{why}");
+    let why = refusal(|_, tensors| {
+        let factors = tensors.iter_mut().filter(|t| t.0.contains("lora_"));
+        factors.for_each(|t| t.2.fill(1e25));
+    });
+    assert!(
+        why.contains("lora_A") && why.contains("lora_B") && why.contains("norm"),
+        "{why}"
+    );
+    assert!(why.contains("adapter_model.safetensors"), "{why}");
+}
+
+#[test]
+fn a_head_that_overflows_when_factors_are_folded_in_is_refused() {
+    let golden = golden("bert");
+    let model = load(&golden.base());
+    let mut adapter = Adapter::read(&golden.adapter_dir("mixed")).expect("an adapter");
+    let huge = |rows, cols| Matrix::from_vec(vec![1e30; 32], rows, cols);
+    let factors = Factors {
+        a: huge(1, 32),
+        b: huge(32, 1),
+        scale: 1.0,
+    };
+    adapter
+        .factors
+        .insert("bert.pooler.dense".to_owned(), factors);
+    let why = model
+        .bind("huge", &adapter)
+        .expect_err("it overflows")
+        .to_string();
+    assert!(
+        why.contains("pooler.dense.weight") && why.contains("inf"),
+        "{why}"
+    );
+}
+
+/// Weights may be finite, and the answer not: then it is an error that names the adapter, beside rows that are answered.
+#[test]
+fn an_answer_that_is_not_finite_is_an_error_of_its_row() {
+    let golden = golden("bert");
+    let dir = changed(&golden.adapter_dir("mixed"), |_, tensors| {
+        let heads = tensors.iter_mut().filter(|t| t.0.contains("classifier"));
+        heads.for_each(|t| t.2.fill(3e38));
+    });
+    let engine = engine(&golden.base(), 512);
+    add(&engine, "huge", dir.path());
+    add(&engine, "mixed", &golden.adapter_dir("mixed"));
+    let ask = |adapter| Request {
+        text: "a text",
+        pair: None,
+        adapter: Some(adapter),
+        want: Want::Classes,
+    };
+    let requests = ["mixed", "huge", "mixed"].map(ask);
+    let answers = engine.answer(&requests, Truncate::No);
+    let why = answers[1].as_ref().expect_err("it overflows").to_string();
+    assert!(why.contains("huge") && why.contains("not finite"), "{why}");
+    let [first, _, last] = &answers[..] else {
+        panic!("three answers")
+    };
+    let [first, last] = [first, last].map(|a| a.as_ref().expect("an answer"));
+    assert_eq!(first, last);
 }
 
 #[test]
