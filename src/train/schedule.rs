@@ -182,6 +182,8 @@ mod tests {
             revive_every: 1,
             budget: None,
             metric: "accuracy".into(),
+            patience: None,
+            train_scored: 0,
             seed: 1,
             optimizer: Settings {
                 prox,

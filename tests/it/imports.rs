@@ -83,7 +83,7 @@ fn an_imported_sora_checkpoint_answers_as_the_gated_model() {
     let (adapter, _) = imported.expect("it imports");
     let model = load(&home.join("base"));
     let task = model.bind("gated", &adapter).expect("it binds");
-    let zeros = vec![0; 32];
+    let zeros = [0; 32];
     let batch = Batch::pack(ids.iter().map(|ids| Sequence {
         ids,
         types: &zeros[..ids.len()],

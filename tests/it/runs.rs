@@ -13,7 +13,9 @@ use sorank::{
     model::Level,
     spec::Problem,
     train::{
-        Example, Learner, Live, Method, Prox, Settings, checkpoint,
+        Example, Learner, Live, Method, Prox, Settings,
+        adalora::Budget,
+        checkpoint,
         data::Labels,
         run::{Control, Event, Outcome, Plan, Stopped, resume},
     },
@@ -284,6 +286,7 @@ fn run_cut(method: Method, cuts: &[usize]) -> (Outcome, usize) {
         head_lr: 3e-3,
         warmup: 0.1,
         revive_every: 3,
+        budget: matches!(method, Method::Adalora).then(|| Budget::to(2)),
         metric: "accuracy".to_owned(),
         patience: None,
         train_scored: 5,
@@ -301,7 +304,8 @@ fn run_cut(method: Method, cuts: &[usize]) -> (Outcome, usize) {
     loop {
         let mut learner = Learner::new(&f.model, start.clone(), 0.2, 9).expect("a learner");
         let saved = path.exists().then(|| {
-            checkpoint::read(&path, &identity, &start, plan.optimizer)
+            let fresh = plan.optimizer(examples.len(), &start);
+            checkpoint::read(&path, &identity, &start, fresh)
                 .unwrap_or_else(|e| panic!("{e}"))
         });
         let from = saved.as_ref().map_or(0, |s| s.state.step);
@@ -335,6 +339,7 @@ fn every_method_cut_after_any_step_has_the_parameters_of_an_uncut_run() {
     for method in [
         Method::Sora,
         Method::Lora,
+        Method::Adalora,
         Method::Head,
         Method::Bitfit,
         Method::Full,

@@ -5,6 +5,7 @@ use sorank::{
     spec::Problem,
     train::{
         Example, Facts, Learner, Live, Method, Prox, Settings,
+        data::Labels,
         run::{Control, Plan, Stopped, run},
         schedule::{Phase, Schedule, Trained, phases},
         sora::GateInit,
@@ -44,6 +45,8 @@ fn three_phases(prox: Prox, strengths: [f64; 3], frozen: bool) -> (Vec<Phase>, V
         revive_every: 1,
         budget: None,
         metric: "accuracy".into(),
+        patience: None,
+        train_scored: 0,
         seed: 1,
         optimizer: Settings {
             prox,
@@ -55,14 +58,18 @@ fn three_phases(prox: Prox, strengths: [f64; 3], frozen: bool) -> (Vec<Phase>, V
         epochs: 3,
         frozen,
     };
+    let labels = Labels {
+        names: facts.labels.clone(),
+        problem: facts.problem,
+        level: facts.level,
+    };
     let mut moved = Vec::new();
     let wrong = |why| panic!("{why}");
     let done = phases::<Stopped>(&schedule, &plan, wrong, &mut |_, plan| {
         let before = learner.live.clone();
-        let problem = Problem::SingleLabelClassification;
         let out = run(
             &mut learner,
-            problem,
+            &labels,
             &examples,
             &examples,
             plan,
