@@ -128,7 +128,11 @@ pub(super) fn run(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
         "problem": problem,
         "tags": args.columns.level()? == Level::Token,
     });
-    let saved = place.saved(&identity, &live, plan.optimizer(train.examples.len(), &live))?;
+    let saved = place.saved(
+        &identity,
+        &live,
+        plan.optimizer(train.examples.len(), &live),
+    )?;
     let mut learner = Learner::new(&model, live, args.dropout, args.seed)?;
     learner.limit_tokens(args.batch_tokens);
     learner.recompute(args.recompute);

@@ -6,8 +6,8 @@
 //! whoever asks.
 
 pub mod adalora;
-pub mod choice;
 pub mod checkpoint;
+pub mod choice;
 pub mod data;
 pub mod learner;
 pub mod loss;

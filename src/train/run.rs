@@ -278,9 +278,7 @@ pub fn resume(
             learner.live = saved.live;
             (saved.state, saved.optimizer)
         }
-        None => {
-            (State::default(), plan.optimizer(train.len(), &learner.live))
-        }
+        None => (State::default(), plan.optimizer(train.len(), &learner.live)),
     };
     while state.epochs.len() < plan.epochs && !state.is_stale(plan) {
         one_epoch(learner, train, plan, &mut state, &mut optimizer, listener)?;
@@ -350,8 +348,7 @@ fn one_epoch(
     for batch in order.into_iter().skip(state.batches) {
         let start = Instant::now();
         let rows: Vec<&Example> = batch.iter().map(|&i| &train[i]).collect();
-        let all =
-            optimizer.wants_all() || state.step.is_multiple_of(plan.revive_every.max(1));
+        let all = optimizer.wants_all() || state.step.is_multiple_of(plan.revive_every.max(1));
         let bound = learner.bind(all);
         let (loss, mut gradients) = learner.gradients(&bound, &rows, state.step as u64);
         let rates = rates.scaled(warm_up_and_decay(state.step, warmup, steps));

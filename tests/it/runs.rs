@@ -305,8 +305,7 @@ fn run_cut(method: Method, cuts: &[usize]) -> (Outcome, usize) {
         let mut learner = Learner::new(&f.model, start.clone(), 0.2, 9).expect("a learner");
         let saved = path.exists().then(|| {
             let fresh = plan.optimizer(examples.len(), &start);
-            checkpoint::read(&path, &identity, &start, fresh)
-                .unwrap_or_else(|e| panic!("{e}"))
+            checkpoint::read(&path, &identity, &start, fresh).unwrap_or_else(|e| panic!("{e}"))
         });
         let from = saved.as_ref().map_or(0, |s| s.state.step);
         let mut listener = |event: Event<'_>| match event {
