@@ -104,11 +104,11 @@ struct LimitArgs {
     /// Rows of one batch; by default as many as its tokens allow
     #[arg(long, value_name = "N", env = "SORANK_MAX_BATCH_REQUESTS")]
     max_batch_requests: Option<usize>,
-    /// Batches that run at once
+    /// Batches that run at once, each on its own share of the threads; at most as many as threads
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 1,
+        default_value_t = 2,
         env = "SORANK_BATCH_WORKERS"
     )]
     batch_workers: usize,
@@ -149,7 +149,7 @@ struct AdapterArgs {
     /// The directory that loads may name places in
     #[arg(long, value_name = "DIR", env = "SORANK_ADAPTER_ROOT")]
     adapter_root: Option<PathBuf>,
-    /// A directory whose subdirectories are adapters that load when first asked for
+    /// A directory (or a URL prefix in an object store) whose subdirectories are adapters that load when first asked for
     #[arg(
         long,
         visible_alias = "lora-dir",
@@ -414,6 +414,8 @@ fn log(args: &Args, level: EnvFilter) -> Result<impl Sized, Failure> {
     let (traces, layer) = match &args.listen.otlp_endpoint {
         Some(endpoint) => {
             let (provider, layer) = server::traces(endpoint).map_err(Failure::Failed)?;
+            // Whoever wants few lines in the log wants traces all the same.
+            let layer = layer.with_filter(tracing_subscriber::filter::LevelFilter::INFO);
             (Some(provider), Some(layer))
         }
         None => (None, None),
@@ -421,8 +423,7 @@ fn log(args: &Args, level: EnvFilter) -> Result<impl Sized, Failure> {
     #[cfg(not(feature = "otlp"))]
     let (traces, layer) = ((), None::<tracing_subscriber::layer::Identity>);
     tracing_subscriber::registry()
-        .with(level)
-        .with(lines)
+        .with(lines.with_filter(level))
         .with(layer)
         .init();
     Ok(traces)

@@ -23,6 +23,24 @@ pub enum Answer {
     Tags(Vec<Entity>),
     /// The logit of a pair.
     Relevance(f32),
+    /// An output is not a finite number: the task's weights overflow on this text, and nothing can be said.
+    Overflow,
+}
+
+impl Answer {
+    /// The same, or [`Answer::Overflow`] where a number in it is not finite.
+    pub(super) fn checked(self) -> Self {
+        let finite = match &self {
+            Answer::Embedding(vector) => vector.iter().all(|x| x.is_finite()),
+            Answer::Tokens(vectors) => vectors.as_slice().iter().all(|x| x.is_finite()),
+            // A logit without end may have a score of 0 or 1.
+            Answer::Classes(classes) => classes.logits.iter().all(|x| x.is_finite()),
+            Answer::Tags(found) => found.iter().all(|e| e.score.is_finite()),
+            Answer::Relevance(logit) => logit.is_finite(),
+            Answer::Overflow => false,
+        };
+        if finite { self } else { Answer::Overflow }
+    }
 }
 
 /// The outputs of a sequence classifier.
