@@ -16,6 +16,7 @@ doc:
 
 test:
     cargo test
+    cargo test --features object-store,otlp --lib --test it -- store:: stores:: traces::
 
 # The whole suite once per instruction level of this CPU.
 levels:

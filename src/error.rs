@@ -41,6 +41,12 @@ pub enum Error {
         /// Why it cannot.
         why: String,
     },
+    /// An output of the row is not a finite number.
+    #[error("{task} has no answer: its weights overflow on this text")]
+    Overflow {
+        /// The adapter, or the base.
+        task: String,
+    },
     /// An input row that cannot be read.
     #[error("{source_name}:{line}: {why}")]
     Row {

@@ -5,7 +5,7 @@
 //! larger than `scale ||B|| ||A||`). Where one of these is beyond `f32`, answers are infinite or no numbers. Factors that
 //! are merely large are taken.
 //!
-//! Not here: weights that overflow further up, for some text (`engine::Admitted::checked`).
+//! Not here: weights that overflow further up, for some text (`engine::Answer::Overflow`).
 
 use std::path::Path;
 

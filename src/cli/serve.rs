@@ -81,8 +81,8 @@ struct LimitArgs {
     /// Rows of one batch; by default as many as its tokens allow
     #[arg(long, value_name = "N")]
     max_batch_requests: Option<usize>,
-    /// Batches that run at once
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// Batches that run at once, each on its own share of the threads; at most as many as threads
+    #[arg(long, value_name = "N", default_value_t = 2)]
     batch_workers: usize,
     /// Bytes of a request's body
     #[arg(long, value_name = "BYTES", default_value_t = 2 << 20)]
@@ -116,7 +116,7 @@ struct AdapterArgs {
     /// The directory that loads may name places in
     #[arg(long, value_name = "DIR")]
     adapter_root: Option<PathBuf>,
-    /// A directory whose subdirectories are adapters that load when first asked for
+    /// A directory (or a URL prefix in an object store) whose subdirectories are adapters that load when first asked for
     #[arg(long, visible_alias = "lora-dir", value_name = "DIR")]
     adapter_dir: Option<PathBuf>,
     /// A URL prefix in an object store that loads may name places below; repeatable
@@ -372,6 +372,8 @@ fn log(args: &Args, level: EnvFilter) -> Result<impl Sized, Failure> {
     let (traces, layer) = match &args.listen.otlp_endpoint {
         Some(endpoint) => {
             let (provider, layer) = server::traces(endpoint).map_err(Failure::Failed)?;
+            // Whoever wants few lines in the log wants traces all the same.
+            let layer = layer.with_filter(tracing_subscriber::filter::LevelFilter::INFO);
             (Some(provider), Some(layer))
         }
         None => (None, None),
@@ -379,8 +381,7 @@ fn log(args: &Args, level: EnvFilter) -> Result<impl Sized, Failure> {
     #[cfg(not(feature = "otlp"))]
     let (traces, layer) = ((), None::<tracing_subscriber::layer::Identity>);
     tracing_subscriber::registry()
-        .with(level)
-        .with(lines)
+        .with(lines.with_filter(level))
         .with(layer)
         .init();
     Ok(traces)

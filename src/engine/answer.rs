@@ -23,19 +23,23 @@ pub enum Answer {
     Tags(Vec<Entity>),
     /// The logit of a pair.
     Relevance(f32),
+    /// An output is not a finite number: the task's weights overflow on this text, and nothing can be said.
+    Overflow,
 }
 
 impl Answer {
-    /// Whether every number in it is one. Weights that are finite may overflow for some text.
-    pub fn is_finite(&self) -> bool {
-        let all = |values: &[f32]| values.iter().all(|x| x.is_finite());
-        match self {
-            Answer::Embedding(vector) => all(vector),
-            Answer::Tokens(rows) => all(rows.as_slice()),
-            Answer::Classes(found) => all(&found.logits) && all(&found.scores),
-            Answer::Tags(found) => found.iter().all(|entity| entity.score.is_finite()),
+    /// The same, or [`Answer::Overflow`] where a number in it is not finite.
+    pub(super) fn checked(self) -> Self {
+        let finite = match &self {
+            Answer::Embedding(vector) => vector.iter().all(|x| x.is_finite()),
+            Answer::Tokens(vectors) => vectors.as_slice().iter().all(|x| x.is_finite()),
+            // A logit without end may have a score of 0 or 1.
+            Answer::Classes(classes) => classes.logits.iter().all(|x| x.is_finite()),
+            Answer::Tags(found) => found.iter().all(|e| e.score.is_finite()),
             Answer::Relevance(logit) => logit.is_finite(),
-        }
+            Answer::Overflow => false,
+        };
+        if finite { self } else { Answer::Overflow }
     }
 }
 

@@ -197,13 +197,15 @@ impl Engine {
         Ok(encoded)
     }
 
-    /// Answers `rows`, in their order. Rows of all adapters share batches.
+    /// Answers `rows`, in their order. Rows of all adapters share batches; a row whose numbers overflow has
+    /// [`Answer::Overflow`], and its neighbours have theirs.
     pub fn run(&self, rows: &[Admitted]) -> Vec<Answer> {
         let items: Vec<Item> = rows
             .iter()
             .map(|row| Item {
                 tokens: row.encoded.ids.len(),
                 task: Arc::as_ptr(&row.task) as usize,
+                text: Arc::as_ptr(&row.encoded) as usize,
             })
             .collect();
         let mut answers: Vec<Option<Answer>> = rows.iter().map(|_| None).collect();
@@ -212,7 +214,7 @@ impl Engine {
         }
         answers
             .into_iter()
-            .map(|a| a.expect("the plan names every row once"))
+            .map(|a| a.expect("the plan names every row once").checked())
             .collect()
     }
 
@@ -240,16 +242,15 @@ impl Engine {
         for result in admitted {
             errors.push(result.map(|row| good.push(row)).err());
         }
-        let tokens = good.iter().map(|row| row.encoded.len());
-        let checked = |(row, answer): (&Admitted, Answer)| row.checked(answer);
-        let run = good.iter().zip(self.run(&good)).map(checked);
-        let mut answers = run.zip(tokens);
+        let mut answers = self.run(&good).into_iter().zip(&good);
         let next = |error: Option<Error>| match error {
             Some(error) => Err(error),
-            None => {
-                let (answer, tokens) = answers.next().expect("one answer an admitted row");
-                answer.map(|answer| (answer, tokens))
-            }
+            None => match answers.next().expect("one answer an admitted row") {
+                (Answer::Overflow, row) => Err(Error::Overflow {
+                    task: row.task.shown(),
+                }),
+                (answer, row) => Ok((answer, row.encoded.len())),
+            },
         };
         errors.into_iter().map(next).collect()
     }
@@ -303,6 +304,11 @@ impl Engine {
                     Want::Tags(how) => {
                         let classifier = classifier_of(task);
                         let logits = self.model.tag(&classifier.head, hidden);
+                        if !logits.as_slice().iter().all(|x| x.is_finite()) {
+                            // Otherwise it would be a text in which nothing was found.
+                            answers[plan[s]] = Some(Answer::Overflow);
+                            continue;
+                        }
                         let labels = &classifier.labels;
                         let found =
                             tags::entities(&self.tokenizer, &row.pieces, logits, labels, how);

@@ -7,6 +7,8 @@
 //! What was dropped is listed as retired until its last lease ends.
 
 mod fit;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::{
@@ -106,13 +108,17 @@ pub struct Publish<'a> {
 }
 
 /// What a change did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Changed {
     /// The generation that the name stood for before.
     pub replaced: Option<String>,
-    /// Names that were evicted, with where they had come from.
-    pub evicted: Vec<(String, Option<String>)>,
+    /// Names that were evicted, as they stood.
+    pub evicted: Vec<AliasView>,
 }
+
+/// All names as they were at a moment; holds their generations.
+#[derive(Debug, Clone)]
+pub struct Snapshot(BTreeMap<String, Alias>);
 
 impl Alias {
     fn new(current: Held) -> Self {
@@ -314,6 +320,36 @@ impl Registry {
             alias.canary = None;
             Ok(Some(before))
         })
+    }
+
+    /// Remembers `resident` as the generation before the current one of `name`, after a restart.
+    ///
+    /// # Errors
+    /// When there is no such name, or the limits do not allow it.
+    pub fn remember_previous(
+        &self,
+        name: &str,
+        resident: Arc<Resident>,
+        source: Option<&str>,
+    ) -> Result<Changed, Refused> {
+        self.change(name, None, |aliases| {
+            let alias = known(aliases, name)?;
+            let source = source.map(str::to_owned);
+            if !Arc::ptr_eq(&alias.current.resident, &resident) {
+                alias.previous = Some(Held { resident, source });
+            }
+            Ok(None)
+        })
+    }
+
+    /// All names as they are now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.read().aliases.clone())
+    }
+
+    /// Takes back every change since `snapshot` was made.
+    pub fn restore(&self, snapshot: Snapshot) {
+        self.write().take(snapshot.0);
     }
 
     /// Keeps `name` from eviction, or no longer.

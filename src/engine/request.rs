@@ -3,14 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    answer::Answer,
     resident::Resident,
     tags::{Aggregation, Piece},
 };
-use crate::{
-    error::{Error, Result},
-    text::Encoded,
-};
+use crate::text::Encoded;
 
 /// What is asked of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,21 +49,4 @@ pub struct Admitted {
     pub want: Want,
     /// The text's tokens for [`Want::Tags`]; empty for anything else.
     pub(super) pieces: Vec<Piece>,
-}
-
-impl Admitted {
-    /// The answer to this row, where it is made of numbers.
-    ///
-    /// # Errors
-    /// [`Error::WrongTask`] where one is not finite: weights that are finite may overflow for some text.
-    pub fn checked(&self, answer: Answer) -> Result<Answer> {
-        if answer.is_finite() {
-            return Ok(answer);
-        }
-        Err(Error::WrongTask {
-            task: self.task.task().shown(),
-            wanted: "answer this text",
-            why: "its weights overflow, and the answer is not finite".to_owned(),
-        })
-    }
 }

@@ -85,7 +85,7 @@ fn changed(name: String, resident: &Resident, changed: Changed) -> Json<ChangedA
         labels: labels.unwrap_or_default(),
         load_ms: resident.load_time().as_secs_f64() * 1e3,
         selftest_rows: resident.selftest_rows(),
-        evicted: changed.evicted.into_iter().map(|(name, _)| name).collect(),
+        evicted: changed.evicted.into_iter().map(|gone| gone.name).collect(),
     })
 }
 

@@ -1,7 +1,8 @@
 //! Rows that wait, and the threads that run them: while a batch is running the next one gathers.
 //!
-//! No timer and no target size: an idle server runs a row at once, a busy one takes what fits the token budget, as
-//! [`scheduler::next`] picks. The queue is bounded in rows; a task may hold most of it but not all, so that others find
+//! No timer and no wait for company: an idle server runs a row at once, a busy one takes the more the longer its queue
+//! is ([`Budget::of`]), as [`scheduler::next`] picks. Workers have threads of their own, so that a long batch holds up
+//! its own share of the machine only. The queue is bounded in rows; a task may hold most of it but not all, so that others find
 //! room while it floods. Rows whose receiver is gone (the client left, the deadline passed) are never run. A panic fails
 //! the rows of its batch and nothing else.
 
@@ -17,11 +18,13 @@ use tokio::sync::oneshot;
 
 use crate::engine::{
     Admitted, Answer,
-    scheduler::{self, Item},
+    scheduler::{self, Budget, Item},
 };
 
 /// A task may hold this many times the free rows of the queue: alone it gets 4/5 of it.
 const SHARE: usize = 4;
+/// Tokens that one thread should have at once: products over fewer rows do not use a core's multipliers fully.
+const TOKENS_PER_THREAD: usize = 128;
 
 /// How a batch is computed: an engine's `run`, or a test's stand-in.
 pub type Compute = Arc<dyn Fn(&[Admitted]) -> Result<Vec<Answer>, Lost> + Send + Sync>;
@@ -84,6 +87,7 @@ impl Job {
         Item {
             tokens: self.row.encoded.len(),
             task: Arc::as_ptr(&self.row.task) as usize,
+            text: Arc::as_ptr(&self.row.encoded) as usize,
         }
     }
 }
@@ -97,9 +101,7 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
-    capacity: usize,
-    max_batch_tokens: usize,
-    max_batch_rows: usize,
+    sizes: Sizes,
     compute: Compute,
     observe: Observe,
 }
@@ -113,7 +115,7 @@ pub struct Batcher {
 impl std::fmt::Debug for Batcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Batcher")
-            .field("capacity", &self.shared.capacity)
+            .field("sizes", &self.shared.sizes)
             .finish_non_exhaustive()
     }
 }
@@ -127,8 +129,16 @@ pub struct Sizes {
     pub batch_tokens: usize,
     /// Rows of a batch.
     pub batch_rows: usize,
-    /// Threads, each running batches of its own.
+    /// Batches that run at once, each on its own share of `threads`.
     pub workers: usize,
+    /// Threads of all workers.
+    pub threads: usize,
+}
+
+impl Sizes {
+    fn threads_each(&self) -> usize {
+        (self.threads / self.workers.max(1)).max(1)
+    }
 }
 
 impl Batcher {
@@ -140,17 +150,25 @@ impl Batcher {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             wake: Condvar::new(),
-            capacity: sizes.queue.max(1),
-            max_batch_tokens: sizes.batch_tokens.max(1),
-            max_batch_rows: sizes.batch_rows.max(1),
+            sizes: Sizes {
+                queue: sizes.queue.max(1),
+                batch_tokens: sizes.batch_tokens.max(1),
+                batch_rows: sizes.batch_rows.max(1),
+                ..sizes
+            },
             compute,
             observe,
         });
         let worker = |number: usize| {
             let shared = shared.clone();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(sizes.threads_each())
+                .thread_name(move |thread| format!("batch-{number}-{thread}"))
+                .build()
+                .expect("the system gives threads at start");
             std::thread::Builder::new()
                 .name(format!("batcher-{number}"))
-                .spawn(move || shared.work())
+                .spawn(move || pool.install(|| shared.work()))
                 .expect("the system gives a thread at start")
         };
         let workers = (0..sizes.workers.max(1)).map(worker).collect();
@@ -163,7 +181,7 @@ impl Batcher {
     /// When there is no room, for all or for their tasks.
     pub fn submit(&self, rows: Vec<Admitted>) -> Result<Vec<Reply>, Full> {
         let mut queue = self.shared.lock();
-        let free = (self.shared.capacity).saturating_sub(queue.waiting.len());
+        let free = (self.shared.sizes.queue).saturating_sub(queue.waiting.len());
         if queue.closed || rows.len() > free || self.floods(&queue, &rows, free) {
             return Err(Full);
         }
@@ -245,11 +263,18 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         let items: Vec<Item> = queue.waiting.iter().map(Job::item).collect();
-        let mut picked = scheduler::next(&items, self.max_batch_tokens);
-        if picked.len() > self.max_batch_rows {
+        let sizes = &self.sizes;
+        let budget = Budget::of(
+            items.iter().map(|item| item.tokens).sum(),
+            sizes.workers,
+            TOKENS_PER_THREAD * sizes.threads_each(),
+            sizes.batch_tokens,
+        );
+        let mut picked = scheduler::next(&items, budget);
+        if picked.len() > sizes.batch_rows {
             let oldest = picked.iter().position(|&row| row == 0).unwrap_or(0);
             picked.swap(0, oldest);
-            picked.truncate(self.max_batch_rows);
+            picked.truncate(sizes.batch_rows);
         }
         let mut jobs: Vec<Option<Job>> = queue.waiting.drain(..).map(Some).collect();
         let batch = picked

@@ -33,6 +33,8 @@ pub enum Kind {
     NotFound,
     /// The task cannot do what the route asks.
     TaskMismatch,
+    /// The weights overflow on this text: there is no finite answer.
+    Overflow,
     /// Another method than the route has.
     Method,
     /// Not `application/json`.
@@ -81,6 +83,8 @@ pub enum Kind {
     InvalidName,
     /// Changing adapters is switched off.
     RuntimeUnavailable,
+    /// The state file could not be written; the change was taken back.
+    StateNotSaved,
 }
 
 /// Status, TEI's `error_type`, OpenAI's `type`, `code`.
@@ -102,6 +106,7 @@ impl Kind {
             Kind::UnknownModel => (404, "NotFound", GONE, "model_not_found"),
             Kind::NotFound => (404, "NotFound", GONE, "not_found"),
             Kind::TaskMismatch => (422, "Validation", BAD, "adapter_task_mismatch"),
+            Kind::Overflow => (422, "Validation", BAD, "adapter_overflow"),
             Kind::Method => (405, "Validation", BAD, "method_not_allowed"),
             Kind::MediaType => (415, "Validation", BAD, "unsupported_media_type"),
             Kind::BodyTooLarge => (413, "Validation", BAD, "body_too_large"),
@@ -131,6 +136,7 @@ impl Kind {
             Kind::FileTooLarge => (413, "Validation", BAD, "lora_adapter_file_too_large"),
             Kind::InvalidName => (400, "Validation", BAD, "invalid_lora_name"),
             Kind::RuntimeUnavailable => (409, "Validation", BAD, "lora_runtime_unavailable"),
+            Kind::StateNotSaved => (507, "Backend", OURS, "state_not_saved"),
         }
     }
 
@@ -157,7 +163,7 @@ impl Kind {
             Kind::Tokenizer => "tokenization",
             Kind::Deadline => "dropped",
             Kind::TaskMismatch => "model_type",
-            Kind::Backend => "inference",
+            Kind::Backend | Kind::Overflow => "inference",
             Kind::Unready => "unhealthy",
             Kind::UnknownModel | Kind::AdapterNotFound | Kind::NotFound => "not_found",
             _ => "validation",

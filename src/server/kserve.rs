@@ -187,7 +187,7 @@ pub(super) async fn index(State(app): State<App>) -> Json<Value> {
         .map(|name| entry(name, registry.base()))
         .collect();
     all.extend(registry.list().iter().map(|(name, r)| entry(name, r)));
-    let evicted = app.loads.evicted().into_keys();
+    let evicted = app.loads.known().into_keys();
     let unavailable = |name| {
         let reason = "evicted; loads when asked for";
         json!({"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason})

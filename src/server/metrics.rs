@@ -41,8 +41,11 @@ pub(super) struct Metrics {
     queue: Histogram,
     inference: Histogram,
     input_length: Histogram,
-    kinds: IntCounterVec,
-    kind_duration: HistogramVec,
+    embed: OfKind,
+    predict: OfKind,
+    rerank: OfKind,
+    routes: IntCounterVec,
+    route_duration: HistogramVec,
     batch_size: Histogram,
     batch_tokens: Histogram,
     batch_tasks: Histogram,
@@ -66,6 +69,17 @@ pub(super) struct Metrics {
     lora_info: GaugeVec,
     named: Mutex<HashSet<String>>,
     most_named: usize,
+}
+
+/// What TEI counts beside all requests for one kind of inference.
+#[derive(Debug)]
+struct OfKind {
+    count: IntCounter,
+    success: IntCounter,
+    duration: Histogram,
+    tokenization: Histogram,
+    queue: Histogram,
+    inference: Histogram,
 }
 
 struct Maker(Registry);
@@ -94,6 +108,25 @@ impl Maker {
         self.keep(Histogram::with_opts(opts))
     }
 
+    fn kind(&self, kind: &str) -> OfKind {
+        let counter = |what: &str| {
+            let help = format!("Requests to {kind}: {what}");
+            self.keep(IntCounter::new(format!("te_{kind}_{what}"), help))
+        };
+        let seconds = |what: &str| {
+            let help = format!("Seconds of requests to {kind}: {what}");
+            self.histogram(&format!("te_{kind}_{what}"), &help, SECONDS)
+        };
+        OfKind {
+            count: counter("count"),
+            success: counter("success"),
+            duration: seconds("duration"),
+            tokenization: seconds("tokenization_duration"),
+            queue: seconds("queue_duration"),
+            inference: seconds("inference_duration"),
+        }
+    }
+
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         let opts = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
         self.keep(HistogramVec::new(opts, labels))
@@ -117,8 +150,15 @@ impl Metrics {
             queue: seconds("te_request_queue_duration", "Seconds in the queue"),
             inference: seconds("te_request_inference_duration", "Seconds of its batch"),
             input_length: m.histogram("te_request_input_length", "Tokens of a request", TOKENS),
-            kinds: m.counters("te_requests_by_route", "Answers by route", &["route"]),
-            kind_duration: m.histograms("te_route_duration", "Seconds by route", &["route"]),
+            embed: m.kind("embed"),
+            predict: m.kind("predict"),
+            rerank: m.kind("rerank"),
+            routes: m.counters("sorank_route_answers", "Answers by route", &["route"]),
+            route_duration: m.histograms(
+                "sorank_route_duration_seconds",
+                "Seconds by route",
+                &["route"],
+            ),
             batch_size: m.histogram("te_batch_next_size", "Rows of a batch", COUNTS),
             batch_tokens: m.histogram("te_batch_next_tokens", "Tokens of a batch", TOKENS),
             batch_tasks: m.histogram(
@@ -206,7 +246,19 @@ impl Metrics {
         }
     }
 
-    /// A request came to `route`.
+    /// The kind of inference that `route` is for, by TEI's names.
+    fn kind(&self, route: &str) -> Option<&OfKind> {
+        match route {
+            "/embed" | "/embed_all" | "/embeddings" | "/v1/embeddings" | "/similarity" => {
+                Some(&self.embed)
+            }
+            "/predict" | "/classify" => Some(&self.predict),
+            "/rerank" | "/v1/rerank" | "/v2/rerank" => Some(&self.rerank),
+            _ => None,
+        }
+    }
+
+    /// A request to `route` was answered.
     pub(super) fn answered(&self, route: &str, stats: Option<&Stats>, took: Duration) {
         let method = match stats {
             Some(stats) if stats.rows > 1 => "batch",
@@ -216,11 +268,19 @@ impl Metrics {
         self.requests.with_label_values(&[method]).inc();
         self.success.with_label_values(&[method]).inc();
         self.duration.with_label_values(&[method]).observe(seconds);
-        self.kinds.with_label_values(&[route]).inc();
-        self.kind_duration
+        self.routes.with_label_values(&[route]).inc();
+        self.route_duration
             .with_label_values(&[route])
             .observe(seconds);
         let Some(stats) = stats else { return };
+        if let Some(kind) = self.kind(route) {
+            kind.count.inc();
+            kind.success.inc();
+            kind.duration.observe(seconds);
+            (kind.tokenization).observe(stats.tokenization.as_secs_f64());
+            kind.queue.observe(stats.queue.as_secs_f64());
+            kind.inference.observe(stats.inference.as_secs_f64());
+        }
         self.tokenization.observe(stats.tokenization.as_secs_f64());
         self.queue.observe(stats.queue.as_secs_f64());
         self.inference.observe(stats.inference.as_secs_f64());
@@ -238,9 +298,12 @@ impl Metrics {
         }
     }
 
-    /// A request got no answer.
-    pub(super) fn failed(&self, err: &str) {
+    /// A request to `route` got no answer.
+    pub(super) fn failed(&self, route: &str, err: &str) {
         self.requests.with_label_values(&["single"]).inc();
+        if let Some(kind) = self.kind(route) {
+            kind.count.inc();
+        }
         self.failure.with_label_values(&[err]).inc();
     }
 

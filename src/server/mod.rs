@@ -138,7 +138,7 @@ pub fn start(app: &App, adapters: &[(String, StartAdapter)]) -> Result<(), Failu
             StartAdapter::Dir(dir) => format!("path:{}", dir.display()),
         };
         let how = Load {
-            unsaved: true,
+            keep: loads::Keep::No,
             ..Load::default()
         };
         load_now(app, name, &place, &how).map_err(|failure| Failure {

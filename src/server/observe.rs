@@ -39,7 +39,7 @@ pub(super) async fn observe(State(app): State<App>, request: Request, next: Next
     let stats = response.extensions_mut().remove::<Stats>();
     let failure = response.extensions().get::<Failure>().cloned();
     match &failure {
-        Some(failure) => app.metrics.failed(failure.kind.metric()),
+        Some(failure) => app.metrics.failed(&route, failure.kind.metric()),
         // What is asked by GET (lists, probes, pages) is no work.
         None if method == Method::POST => app.metrics.answered(&route, stats.as_ref(), took),
         None => {}

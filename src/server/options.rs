@@ -21,7 +21,7 @@ pub struct Options {
     pub max_batch_rows: usize,
     /// Tokens of one batch.
     pub max_batch_tokens: usize,
-    /// Threads that run batches.
+    /// Batches that run at once, each on its own share of the threads; at most as many as threads.
     pub batch_workers: usize,
     /// Bytes of a request's body.
     pub max_body_bytes: usize,
@@ -41,7 +41,7 @@ pub struct Options {
     pub runtime_adapters: bool,
     /// The directory that loads may name places in.
     pub adapter_root: Option<PathBuf>,
-    /// A directory whose subdirectories are adapters that load when first asked for.
+    /// A directory, or a URL prefix in an object store, below which adapters are found by name when first asked for.
     pub adapter_dir: Option<PathBuf>,
     /// Object stores that loads may name places in: URL prefixes.
     pub adapter_stores: Vec<String>,
@@ -67,7 +67,7 @@ impl Default for Options {
             max_client_batch_size: 128,
             max_batch_rows: usize::MAX,
             max_batch_tokens: crate::engine::DEFAULT_BATCH_TOKENS,
-            batch_workers: 1,
+            batch_workers: 2,
             max_body_bytes: 2 << 20,
             auto_truncate: false,
             request_timeout: Duration::from_secs(30),

@@ -69,7 +69,8 @@ async fn accept(
     limits: Limits,
     mut stopped: watch::Receiver<bool>,
 ) -> bool {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // Without guessing at the version, which would wait for the first byte of a silent client without a limit.
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder
         .http1()
         .timer(TokioTimer::new())

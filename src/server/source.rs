@@ -1,8 +1,8 @@
 //! Where an adapter's files may be read from, and reading them so that nobody can trick the server into another file.
 //!
 //! A place is written as text (`root:many/03`), because it is kept in the state file and read back after a restart:
-//! `root:` is below the root that clients may name, `dir:` a subdirectory of the resolver's directory, `path:` what the
-//! operator named at start, `url:` an object store. Clients never see it.
+//! `root:` is below the root that clients may name, `dir:` a subdirectory of the resolver's directory or store, `path:` what
+//! the operator named at start, `url:` an object store. Clients never see it.
 //!
 //! Below a root, a path is resolved first and opened after; then what was opened is compared with what the path means
 //! now (device and inode), so a link swapped in between is noticed. A file with more than one hard link is refused: where
@@ -63,11 +63,19 @@ impl Sources {
         }
     }
 
-    /// The place of `name` in the resolver's directory, if it has one.
+    /// The place of `name` in the resolver's directory, if it has one; in its store, where it is not looked up before it
+    /// is read.
     pub(super) fn resolver(&self, name: &str) -> Option<String> {
         let dir = self.dir.as_ref()?;
         let one = Path::new(name).components().count() == 1 && !name.contains('/');
-        (one && dir.join(name).is_dir()).then(|| format!("dir:{name}"))
+        let there = one && (self.dir_url().is_some() || dir.join(name).is_dir());
+        there.then(|| format!("dir:{name}"))
+    }
+
+    /// The resolver's store, where it is one.
+    fn dir_url(&self) -> Option<&str> {
+        let dir = self.dir.as_ref()?.to_str()?;
+        dir.contains("://").then(|| dir.trim_end_matches('/'))
     }
 
     /// The files at `place`; messages call them by `name`.
@@ -79,7 +87,10 @@ impl Sources {
         };
         match place.split_once(':') {
             Some(("root", path)) => below(&self.root, path),
-            Some(("dir", path)) => below(&self.dir, path),
+            Some(("dir", path)) => match self.dir_url() {
+                Some(url) => store::read(&format!("{url}/{path}"), shown, self.max_bytes),
+                None => below(&self.dir, path),
+            },
             Some(("url", url)) if store::allowed(url, &self.stores) => {
                 store::read(url, shown, self.max_bytes)
             }

@@ -64,11 +64,13 @@ impl State {
     pub fn with_compute(engine: Arc<Engine>, options: Options, compute: Compute) -> App {
         engine.registry().limit(options.limits);
         let metrics = Arc::new(Metrics::new(options.metric_adapters));
+        let threads = rayon::current_num_threads();
         let sizes = Sizes {
             queue: options.queue,
             batch_tokens: options.max_batch_tokens,
             batch_rows: options.max_batch_rows,
-            workers: options.batch_workers,
+            workers: options.batch_workers.clamp(1, threads),
+            threads,
         };
         let counted = metrics.clone();
         let batcher = Batcher::start(sizes, compute, Arc::new(move |ran| counted.batch(ran)));

@@ -101,12 +101,13 @@ pub(super) async fn answer(app: &App, ask: Ask) -> Result<Answers, Failure> {
     let _place = (app.places.try_acquire())
         .map_err(|_| Failure::new(Kind::Overloaded, "too many requests are under way"))?;
     let (field, deadline) = (ask.field, ask.deadline);
-    let plan = plan(app, &ask)?;
+    let plan = Arc::new(plan(app, &ask)?);
     let characters = ask.texts.iter().map(characters).sum();
     let start = Instant::now();
     let state = app.clone();
     let rows: Vec<Chosen> = plan.iter().map(|(_, chosen)| chosen.clone()).collect();
-    let work = tokio::task::spawn_blocking(move || admit(&state, &ask, &plan));
+    let planned = plan.clone();
+    let work = tokio::task::spawn_blocking(move || admit(&state, &ask, &planned));
     let late = || Failure::new(Kind::Deadline, "not done by its deadline");
     let admitted = tokio::time::timeout_at(deadline.into(), work)
         .await
@@ -141,9 +142,11 @@ pub(super) async fn answer(app: &App, ask: Ask) -> Result<Answers, Failure> {
                 return Err(Failure::new(Kind::Backend, why));
             }
         };
-        if !finite(&answer) {
-            let why = "the answer is not a finite number: the weights overflow on this text";
-            return Err(Failure::new(Kind::Backend, why));
+        if answer == Answer::Overflow {
+            let (text, chosen) = &plan[answers.len()];
+            let who = chosen.name.as_deref().unwrap_or("the base");
+            let why = format!("{who} has no answer: its weights overflow on this text");
+            return Err(Failure::new(Kind::Overflow, why).at(field, *text));
         }
         stats.queue = stats.queue.max(queued);
         stats.inference = stats.inference.max(inference);
@@ -207,16 +210,6 @@ fn admit(app: &State, ask: &Ask, plan: &Plan) -> Result<Vec<Admitted>, (usize, F
         admitted.push(row.map_err(|error| (*text, error.into()))?);
     }
     Ok(admitted)
-}
-
-fn finite(answer: &Answer) -> bool {
-    match answer {
-        Answer::Embedding(v) => v.iter().all(|x| x.is_finite()),
-        Answer::Tokens(m) => m.as_slice().iter().all(|x| x.is_finite()),
-        Answer::Classes(c) => c.logits.iter().all(|x| x.is_finite()),
-        Answer::Tags(found) => found.iter().all(|e| e.score.is_finite()),
-        Answer::Relevance(x) => x.is_finite(),
-    }
 }
 
 impl Stats {

@@ -7,15 +7,15 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use super::{Alias, Limits};
+use super::{Alias, AliasView, Limits};
 use crate::engine::refused::Refused;
 
-/// Evicts from `aliases` until it is within `limits`; the names that went, with their sources.
+/// Evicts from `aliases` until it is within `limits`; the names that went, as they stood.
 pub(super) fn fit(
     aliases: &mut BTreeMap<String, Alias>,
     changed: &str,
     limits: Limits,
-) -> Result<Vec<(String, Option<String>)>, Refused> {
+) -> Result<Vec<AliasView>, Refused> {
     if let Some(alias) = aliases.get(changed) {
         let canary = alias.canary.as_ref().map(|(held, _)| held);
         for held in [Some(&alias.current), canary].into_iter().flatten() {
@@ -29,7 +29,7 @@ pub(super) fn fit(
     while aliases.len() > limits.adapters {
         let most = limits.adapters;
         let name = oldest(aliases, changed).ok_or(Refused::TooManyAdapters { most })?;
-        evicted.push(remove(aliases, name));
+        evicted.extend(remove(aliases, &name));
     }
     while bytes(aliases) > limits.bytes {
         if drop_oldest_previous(aliases) {
@@ -39,7 +39,7 @@ pub(super) fn fit(
             let (most, needed) = (limits.bytes, bytes(aliases));
             return Err(Refused::TooManyBytes { most, needed });
         };
-        evicted.push(remove(aliases, name));
+        evicted.extend(remove(aliases, &name));
     }
     Ok(evicted)
 }
@@ -67,7 +67,6 @@ fn drop_oldest_previous(aliases: &mut BTreeMap<String, Alias>) -> bool {
     }
 }
 
-fn remove(aliases: &mut BTreeMap<String, Alias>, name: String) -> (String, Option<String>) {
-    let source = aliases.remove(&name).and_then(|a| a.current.source);
-    (name, source)
+fn remove(aliases: &mut BTreeMap<String, Alias>, name: &str) -> Option<AliasView> {
+    aliases.remove(name).map(|alias| alias.view(name))
 }

@@ -12,8 +12,8 @@ pub struct AliasView {
     pub name: String,
     /// The generation that answers.
     pub current: Arc<Resident>,
-    /// The one before it.
-    pub previous: Option<Arc<Resident>>,
+    /// The one before it, and where it came from.
+    pub previous: Option<(Arc<Resident>, Option<String>)>,
     /// The one on trial, the per cent of requests it gets, and where it came from.
     pub canary: Option<(Arc<Resident>, u8, Option<String>)>,
     /// Kept from eviction.
@@ -43,22 +43,30 @@ pub struct GenerationView {
     pub active_leases: usize,
 }
 
+impl Alias {
+    pub(super) fn view(&self, name: &str) -> AliasView {
+        let previous = self.previous.as_ref();
+        let canary = self.canary.as_ref();
+        AliasView {
+            name: name.to_owned(),
+            current: self.current.resident.clone(),
+            previous: previous.map(|held| (held.resident.clone(), held.source.clone())),
+            canary: canary
+                .map(|(held, percent)| (held.resident.clone(), *percent, held.source.clone())),
+            pinned: self.pinned,
+            hits: self.used.hits.load(Relaxed),
+            last_used: self.used.at.load(Relaxed),
+            source: self.current.source.clone(),
+        }
+    }
+}
+
 impl Registry {
     /// Every name, in order; not the base.
     pub fn aliases(&self) -> Vec<AliasView> {
         let state = self.read();
-        let view = |(name, alias): (&String, &Alias)| AliasView {
-            name: name.clone(),
-            current: alias.current.resident.clone(),
-            previous: alias.previous.as_ref().map(|held| held.resident.clone()),
-            canary: (alias.canary.as_ref())
-                .map(|(held, percent)| (held.resident.clone(), *percent, held.source.clone())),
-            pinned: alias.pinned,
-            hits: alias.used.hits.load(Relaxed),
-            last_used: alias.used.at.load(Relaxed),
-            source: alias.current.source.clone(),
-        };
-        state.aliases.iter().map(view).collect()
+        let all = state.aliases.iter();
+        all.map(|(name, alias)| alias.view(name)).collect()
     }
 
     /// Every name with its current generation, in name order; not the base.

@@ -136,7 +136,7 @@ fn adapter(app: &App, alias: AliasView, with_ranks: bool) -> Adapter {
     let all = || resident.ranks.iter().map(|(_, rank)| *rank);
     Adapter {
         generation: resident.generation().to_owned(),
-        previous_generation: alias.previous.map(|r| r.generation().to_owned()),
+        previous_generation: alias.previous.map(|(r, _)| r.generation().to_owned()),
         canary: alias.canary.map(|(r, percent, _)| Canary {
             generation: r.generation().to_owned(),
             percent,

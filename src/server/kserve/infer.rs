@@ -230,7 +230,9 @@ fn outputs(answers: Vec<Answer>) -> Vec<OutputTensor> {
                 logits.push(classes.logits);
             }
             Answer::Tags(found) => entities.push(json_text(&found)),
-            Answer::Tokens(_) | Answer::Relevance(_) => unreachable!("not asked for"),
+            Answer::Tokens(_) | Answer::Relevance(_) | Answer::Overflow => {
+                unreachable!("neither asked for nor let through")
+            }
         }
     }
     if !vectors.is_empty() {

@@ -171,6 +171,47 @@ fn tokens_go_there_and_back() {
 }
 
 #[test]
+fn metrics_have_teis_names_and_name_only_so_many_adapters() {
+    let server = Server::start(Options {
+        metric_adapters: 2,
+        ..Options::default()
+    });
+    for adapter in ["sentiment", "question", "intent", "intent", "nobody"] {
+        server.post("/predict", json!({"inputs": "x", "adapter": adapter}));
+    }
+    let text = server.get("/metrics").text;
+    for line in [
+        "te_request_count{method=\"single\"} 5",
+        "te_request_success{method=\"single\"} 4",
+        "te_request_failure{err=\"not_found\"} 1",
+        "te_predict_count 5",
+        "te_predict_success 4",
+        "te_embed_count 0",
+        "te_queue_size 0",
+        "sorank_adapter_requests{adapter=\"sentiment\"} 1",
+        "sorank_adapter_requests{adapter=\"other\"} 2",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    assert!(
+        !text.contains("\"intent\"") && !text.contains("nobody"),
+        "{text}"
+    );
+    for name in [
+        "te_request_duration_bucket",
+        "te_request_tokenization_duration_count",
+        "te_request_queue_duration_count",
+        "te_request_inference_duration_count",
+        "te_request_input_length_sum",
+        "te_batch_next_size_count",
+        "te_batch_next_tokens_sum",
+        "vllm:lora_requests_info",
+    ] {
+        assert!(text.contains(name), "{name}");
+    }
+}
+
+#[test]
 fn every_family_refuses_in_its_envelope() {
     let server = Server::start(Options::default());
     let tei = server.post("/embed", json!({"inputs": 5}));

@@ -180,19 +180,6 @@ fn a_panic_fails_its_batch_and_nothing_else() {
 }
 
 #[test]
-fn an_answer_that_is_no_number_is_not_given() {
-    let compute = |rows: &[Admitted]| {
-        Ok(rows
-            .iter()
-            .map(|_| Answer::Embedding(vec![f32::NAN]))
-            .collect())
-    };
-    let server = Server::computing(Options::default(), Arc::new(compute));
-    let got = ask(&server.url, &[]);
-    assert_eq!(got.status, 500, "{}", got.text);
-}
-
-#[test]
 fn draining_finishes_what_is_under_way_and_takes_nothing_new() {
     let (compute, open, _) = gated();
     let mut server = Server::computing(Options::default(), compute);

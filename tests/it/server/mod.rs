@@ -5,9 +5,13 @@
 mod adapters;
 mod answers;
 mod life;
+mod overflow;
 mod safety;
 mod selection;
 mod sockets;
+mod state;
+#[cfg(feature = "object-store")]
+mod stores;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -86,8 +90,12 @@ impl Server {
         Self::with(State::new(tiny(), options), &adapters)
     }
 
-    /// The same, its batches computed by `compute`.
+    /// The same, its batches computed by `compute`, one at a time.
     pub(crate) fn computing(options: Options, compute: Compute) -> Self {
+        let options = Options {
+            batch_workers: 1,
+            ..options
+        };
         let state = State::with_compute(Arc::new(tiny()), options, compute);
         Self::with(
             state,

@@ -1,6 +1,10 @@
 //! Clients that send what nobody will read, or without end.
 
-use std::{io::Write, net::TcpStream, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
 
 use serde_json::json;
 use sorank::server::Options;
@@ -44,6 +48,23 @@ fn connect(server: &Server) -> TcpStream {
     stream.set_read_timeout(longest).unwrap();
     stream.set_write_timeout(longest).unwrap();
     stream
+}
+
+/// One that never sent a byte stayed open for ever.
+#[test]
+fn a_connection_that_nobody_uses_is_closed() {
+    let options = Options {
+        read_timeout: Duration::from_millis(200),
+        ..Options::default()
+    };
+    let server = Server::start(options);
+    for sent in ["", "GET /health HTTP/1.1\r\nhost: x\r\n\r\n"] {
+        let mut stream = connect(&server);
+        stream.write_all(sent.as_bytes()).unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("the server closes");
+        assert_eq!(rest.is_empty(), sent.is_empty());
+    }
 }
 
 #[test]

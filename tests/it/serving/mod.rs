@@ -1,16 +1,19 @@
 //! The server as its users meet it: the binary on a port of its own, over HTTP.
 //!
-//! server: starts and asks one · swap: every answer is of a generation that was current · bad_input: no 5xx from a bad
+//! server: starts and asks one · process: flags, log, signals · swap: every answer is of a generation that was current · bad_input: no 5xx from a bad
 //! request · hostile: mutated adapters · crash: kill -9 at random moments · console: the page in a browser ·
-//! clients: clients of other projects, unchanged
+//! clients: clients of other projects, unchanged · traces: spans at a collector
 
 mod bad_input;
 mod clients;
 mod console;
 mod crash;
 mod hostile;
+mod process;
 mod server;
 mod swap;
+#[cfg(feature = "otlp")]
+mod traces;
 
 /// A fixed-seed generator (splitmix64) for tests that must run the same again.
 #[derive(Debug, Clone)]

@@ -125,6 +125,11 @@ impl Server {
         self.child.id()
     }
 
+    /// Waits until it has ended by itself.
+    pub(super) fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().expect("a child")
+    }
+
     /// kill -9.
     pub(super) fn kill(&mut self) {
         self.child.kill().expect("a child");
