@@ -255,7 +255,7 @@ mod tests {
             "--train",
             "a \"b\".tsv",
             "--lr",
-            "1e-3",
+            "0.001",
             "--sites",
             "query,value",
             "--out",
@@ -268,7 +268,7 @@ mod tests {
         let parse = |args: Vec<String>| command.clone().get_matches_from(args);
         let matches = parse(given.map(str::to_owned).to_vec());
         let text = used(&command, &matches, &["out"], &[("threads", "2".to_owned())]);
-        assert!(text.contains("lr = 1e-3\n"), "{text}");
+        assert!(text.contains("lr = 0.001\n"), "{text}");
         let mut again = vec!["train".to_owned(), "--out=y".to_owned()];
         again.extend(flags(&command, &text, |_| false).unwrap());
         let again = parse(again);

@@ -51,6 +51,7 @@ pub struct Columns {
     pub tags: bool,
 }
 
+#[cfg(feature = "parquet")]
 impl Columns {
     /// The names that are read.
     fn names(&self) -> impl Iterator<Item = &str> {

@@ -36,17 +36,17 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(super) columns: ColumnArgs,
     /// Directory to write; it must not exist yet
-    #[arg(long, short, value_name = "DIR")]
+    #[arg(long, short, value_name = "DIR", help_heading = "Run")]
     pub(super) out: PathBuf,
     /// A TOML file with these flags as keys; a flag counts before it. The one used is written beside the result: run.toml
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
     #[allow(dead_code)] // read before the flags are parsed
     config: Option<PathBuf>,
     /// Go on with the run that was to make DIR and was cut, with its settings; from the start where there is none
-    #[arg(long)]
+    #[arg(long, help_heading = "Run")]
     pub(super) resume: bool,
     /// Steps between checkpoints, besides those after each epoch; 0 is none
-    #[arg(long, value_name = "N", default_value_t = 500)]
+    #[arg(long, value_name = "N", default_value_t = 500, help_heading = "Run")]
     pub(super) checkpoint_every: usize,
     /// What is trained besides the head
     #[arg(long, value_enum, default_value_t = MethodArg::Sora, help_heading = "Method")]
@@ -178,22 +178,22 @@ pub(crate) struct Args {
     )]
     pub(super) seed: u64,
     /// The metric that picks the best epoch
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = "Run")]
     pub(super) metric: Option<String>,
     /// End after N epochs without a better score
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Run")]
     pub(super) patience: Option<u16>,
     /// Training rows that are scored after each epoch too, to see what is learnt by heart; 0 is none
-    #[arg(long, value_name = "N", default_value_t = 500)]
+    #[arg(long, value_name = "N", default_value_t = 500, help_heading = "Run")]
     pub(super) train_scored: usize,
     /// Threads; by default the cores this process may use
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Run")]
     pub(super) threads: Option<u16>,
     /// Precision of the base's linears; factors, head and gradients stay f32
-    #[arg(long, value_enum, default_value_t = BaseArg::F32)]
+    #[arg(long, value_enum, default_value_t = BaseArg::F32, help_heading = "Run")]
     pub(super) dtype: BaseArg,
     /// Nothing on stderr
-    #[arg(long, short)]
+    #[arg(long, short, help_heading = "Run")]
     pub(super) quiet: bool,
 }
 

@@ -90,7 +90,12 @@ pub(super) fn page(args: &Args, made: &Value, outcome: &Outcome, facts: &Facts<'
             format!("{kept} of {start} ({share:.0} %)"),
         ));
     }
-    told.push(fact("optimiser", plan["optimizer"].to_string()));
+    let optimizer = &plan["optimizer"];
+    let prox = optimizer["prox"].to_string().replace(['{', '}', '"'], "");
+    let (decay, clip) = (&optimizer["weight_decay"], &optimizer["clip"]);
+    let l1 = &optimizer["l1"];
+    let shown = format!("AdamW, weight decay {decay}, clip {clip}, L1 {l1}, prox {prox}");
+    told.push(fact("optimiser", shown));
     let rates = format!(
         "{}, gates {}, head {}",
         plan["lr"], plan["gate_lr"], plan["head_lr"]
