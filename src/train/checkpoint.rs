@@ -184,7 +184,7 @@ fn output<'a>(part: &str, name: &str, value: &'a Matrix) -> Output<'a> {
     }
 }
 
-/// Reads what [`write`] wrote for the run that `identity` describes; `live` is that run's at its start.
+/// Reads what [`write()`] wrote for the run that `identity` describes; `live` is that run's at its start.
 ///
 /// # Errors
 /// When the file cannot be read or is another run's: with what differs.
