@@ -192,7 +192,7 @@ fn output<'a>(part: &str, name: &str, value: &'a Matrix) -> Output<'a> {
     }
 }
 
-/// Reads what [`write`] wrote for the run that `identity` describes; `live` and `optimizer` are that run's at its
+/// Reads what [`write()`] wrote for the run that `identity` describes; `live` and `optimizer` are that run's at its
 /// start.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
 //! Scores of predictions: accuracy, F1, macro F1, Matthews' and the two correlations as GLUE computes them, and F1 of
-//! entities ([`entities`]). `tests/reference/metrics.py` holds them against scikit-learn, scipy and seqeval.
+//! entities. `tests/reference/metrics.py` holds them against scikit-learn, scipy and seqeval.
 
 mod entities;
 
