@@ -21,6 +21,8 @@ pub enum Spacing {
     Geometric,
 }
 
+type Curve = fn(f64) -> f64;
+
 /// `count` strengths from `from` to `to`.
 ///
 /// # Errors
@@ -32,7 +34,7 @@ pub fn strengths(spacing: Spacing, from: f64, to: f64, count: usize) -> Result<V
     if spacing == Spacing::Geometric && from <= 0.0 {
         return Err(format!("geometric from {from}: it must be above 0"));
     }
-    let (map, back): (fn(f64) -> f64, fn(f64) -> f64) = match spacing {
+    let (map, back): (Curve, Curve) = match spacing {
         Spacing::Linear => (|x| x, |x| x),
         Spacing::LogLinear => (f64::exp, f64::ln),
         Spacing::Geometric => (f64::ln, f64::exp),
