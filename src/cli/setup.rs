@@ -141,6 +141,7 @@ impl ModelArgs {
             .num_threads(threads)
             .build_global()
             .map_err(|e| Failure::Failed(format!("starting threads: {e}")))?;
+        self.source()?; // a repository is pulled once, not by both
         // A large vocabulary takes as long as mapping a packed base: beside each other.
         let (model, tokenizer) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| self.tokenizer());

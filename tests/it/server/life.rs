@@ -70,6 +70,7 @@ fn a_full_queue_is_429_and_says_when_to_come_again() {
     let (compute, open, _) = gated();
     let options = Options {
         queue: 5,
+        max_batch_rows: 1, // or the first batch takes two rows that came together
         ..Options::default()
     };
     let server = Server::computing(options, compute);

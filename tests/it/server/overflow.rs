@@ -14,20 +14,24 @@ use sorank::{
 
 use super::{Server, copy, runtime, tiny};
 
-/// Makes every number of the adapter in `dir` so large that products of two overflow.
+/// Makes the classifier of the adapter in `dir` so large that its sums overflow: each number alone is finite, and so is each
+/// factor, so that nothing is seen when the files are read.
 fn blow_up(dir: &Path) {
     let path = dir.join("adapter_model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let huge: Vec<(String, Vec<usize>, Vec<u8>)> = (tensors.iter())
+    let huge: Vec<(String, Vec<usize>, Dtype, Vec<u8>)> = (tensors.iter())
         .map(|(name, tensor)| {
             let count = tensor.shape().iter().product::<usize>();
-            let bytes = 1e30f32.to_le_bytes().repeat(count);
-            (name.to_owned(), tensor.shape().to_vec(), bytes)
+            let (dtype, bytes) = match name.contains("classifier") {
+                true => (Dtype::F32, 3e38f32.to_le_bytes().repeat(count)),
+                false => (tensor.dtype(), tensor.data().to_vec()),
+            };
+            (name.to_owned(), tensor.shape().to_vec(), dtype, bytes)
         })
         .collect();
-    let views = huge.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();
+    let views = huge.iter().map(|(name, shape, dtype, bytes)| {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
         (name, view)
     });
     std::fs::write(&path, serialize(views, None).unwrap()).unwrap();
@@ -77,7 +81,7 @@ fn a_row_that_overflows_is_refused_by_name_and_its_neighbours_are_answered() {
     let mixed = [
         request(Some("huge"), Want::Classes),
         request(None, Want::Embedding),
-        request(Some("huge"), Want::Embedding),
+        request(Some("huge"), Want::Classes),
     ];
     let answers = engine.run(&mixed.map(admit));
     assert_eq!(answers[0], Answer::Overflow);
@@ -88,7 +92,7 @@ fn a_row_that_overflows_is_refused_by_name_and_its_neighbours_are_answered() {
 
     let state = State::new(engine, runtime(root.path()));
     let server = Server::with(state, &[]);
-    let got = server.post("/embed", json!({"inputs": ["a", "b"], "adapter": "huge"}));
+    let got = server.post("/predict", json!({"inputs": ["a", "b"], "adapter": "huge"}));
     assert_eq!(
         (got.status, got.header("x-error-code")),
         (422, "adapter_overflow")
