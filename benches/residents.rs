@@ -28,7 +28,9 @@ fn main() {
         let name = dtype_name(precision);
         if words.is_empty() || words.iter().any(|w| w == name) {
             let model = shape.load(dir.path(), precision);
-            let tasks = read(&model, dir.path(), residents);
+            let files = dir.path().join(name);
+            std::fs::create_dir(&files).expect("a directory of this dtype's");
+            let tasks = read(&model, &files, residents);
             measure(&shape, &model, &tasks, name, check);
         }
     }
