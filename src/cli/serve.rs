@@ -82,7 +82,7 @@ struct LimitArgs {
     #[arg(long, value_name = "N")]
     max_batch_requests: Option<usize>,
     /// Batches that run at once, each on its own share of the threads; at most as many as threads
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 2)]
     batch_workers: usize,
     /// Bytes of a request's body
     #[arg(long, value_name = "BYTES", default_value_t = 2 << 20)]

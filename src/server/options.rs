@@ -67,7 +67,7 @@ impl Default for Options {
             max_client_batch_size: 128,
             max_batch_rows: usize::MAX,
             max_batch_tokens: crate::engine::DEFAULT_BATCH_TOKENS,
-            batch_workers: 1,
+            batch_workers: 2,
             max_body_bytes: 2 << 20,
             auto_truncate: false,
             request_timeout: Duration::from_secs(30),
