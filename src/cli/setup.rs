@@ -83,15 +83,12 @@ impl ModelArgs {
         })
     }
 
-    /// The base's tokenizer.
-    fn tokenizer(&self) -> Result<Tokenizer, Failure> {
-        let source = self.source()?;
-        let read = |name: &str| source.read(name);
-        Ok(Tokenizer::load(&read, &source.path(""))?)
-    }
-
     /// The base, loaded.
     pub(super) fn load(&self) -> Result<Model, Failure> {
+        self.load_from(self.source()?)
+    }
+
+    fn load_from(&self, source: Source) -> Result<Model, Failure> {
         let progress = super::progress::Packing::new(self.quiet);
         let report = |done: usize, total: usize| progress.set(done, total);
         let pack = PackOptions {
@@ -103,7 +100,7 @@ impl ModelArgs {
             precision: Some(self.dtype.into()),
             pack,
         };
-        Ok(Model::load(self.source()?, &options)?)
+        Ok(Model::load(source, &options)?)
     }
 
     /// The adapters with their names: the built-in ones of the built-in model, and those given; each read, or why not.
@@ -141,11 +138,12 @@ impl ModelArgs {
             .num_threads(threads)
             .build_global()
             .map_err(|e| Failure::Failed(format!("starting threads: {e}")))?;
-        self.source()?; // a repository is pulled once, not by both
+        let source = self.source()?;
         // A large vocabulary takes as long as mapping a packed base: beside each other.
         let (model, tokenizer) = std::thread::scope(|scope| {
-            let tokenizer = scope.spawn(|| self.tokenizer());
-            (self.load(), tokenizer.join())
+            let tokenizer =
+                scope.spawn(|| Tokenizer::load(&|name| source.read(name), &source.path("")));
+            (self.load_from(source.clone()), tokenizer.join())
         });
         let model = model?;
         let tokenizer = match tokenizer {

@@ -2,8 +2,8 @@
 
 mod args;
 mod made;
-mod place;
 mod progress;
+mod run_dir;
 
 use std::path::PathBuf;
 
@@ -14,8 +14,8 @@ pub(super) use self::args::Args;
 use self::{
     args::MethodArg,
     made::{made, page},
-    place::{Found, MADE, Place, interrupts, is_set},
     progress::Progress,
+    run_dir::{Found, MADE, RunDir, interrupts, is_set},
 };
 use super::{Failure, config::used, labelled::examples, output::Output};
 use crate::{
@@ -39,8 +39,8 @@ struct Data {
 }
 
 pub(super) fn run(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
-    let place = match Place::open(&args.out, args.resume)? {
-        Found::Open(place) => place,
+    let run_dir = match RunDir::open(&args.out, args.resume)? {
+        Found::Open(run_dir) => run_dir,
         Found::Done => {
             let shown = args.out.display();
             eprintln!("sorank: {shown} is done; there is nothing to go on with");
@@ -95,31 +95,31 @@ pub(super) fn run(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
     let dev = data(dev_path, dev_rows, dev_targets)?;
 
     let facts = Facts {
-        method: args.method.into(),
-        sites: &args.sites,
-        r_max: usize::from(args.r_max),
-        alpha: args.alpha,
-        gate_init: args.gate_init.into(),
+        method: args.adapt.method.into(),
+        sites: &args.adapt.sites,
+        r_max: usize::from(args.adapt.r_max),
+        alpha: args.adapt.alpha,
+        gate_init: args.adapt.gate_init.into(),
         problem,
         level,
         labels: labels.names.clone(),
-        seed: args.seed,
+        seed: args.optimiser.seed,
     };
     let live = Live::new(&model, &facts)?;
     let start = live.kept();
     let identity = json!({
         "sorank": env!("CARGO_PKG_VERSION"),
         "method": facts.method,
-        "r_max": args.r_max,
-        "alpha": args.alpha,
+        "r_max": args.adapt.r_max,
+        "alpha": args.adapt.alpha,
         "gate_init": facts.gate_init,
-        "sites_asked": args.sites,
-        "dropout": args.dropout,
+        "sites_asked": args.adapt.sites,
+        "dropout": args.optimiser.dropout,
         "dtype": model.packed().precision(),
         "max_tokens": limit.max,
-        "batch_tokens": args.batch_tokens,
+        "batch_tokens": args.optimiser.batch_tokens,
         "plan": plan,
-        "seed": args.seed,
+        "seed": args.optimiser.seed,
         "threads": rayon::current_num_threads(),
         "base_fingerprint": model.packed().content_hash(),
         "train": {"file": train.path, "rows": train.rows.len(), "blake3": train.hash},
@@ -128,14 +128,11 @@ pub(super) fn run(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
         "problem": problem,
         "tags": args.columns.level()? == Level::Token,
     });
-    let saved = place.saved(
-        &identity,
-        &live,
-        plan.optimizer(train.examples.len(), &live),
-    )?;
-    let mut learner = Learner::new(&model, live, args.dropout, args.seed)?;
-    learner.limit_tokens(args.batch_tokens);
-    learner.recompute(args.recompute);
+    let fresh = || plan.optimizer(train.examples.len(), &live);
+    let saved = run_dir.saved(&identity, &live, fresh)?;
+    let mut learner = Learner::new(&model, live, args.optimiser.dropout, args.optimiser.seed)?;
+    learner.limit_tokens(args.optimiser.batch_tokens);
+    learner.recompute(args.optimiser.recompute);
     let mut progress = Progress::new(args.quiet, &plan.metric);
     progress.say(&format!(
         "{} rows, {} to score on, {} labels; {} ranks, {} parameters in them",
@@ -150,8 +147,8 @@ pub(super) fn run(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
         progress.remember(&saved.state.epochs);
     }
     let epochs = saved.as_ref().map_or(&[][..], |s| &s.state.epochs);
-    place.start(&settings(matches))?;
-    place.start_metrics(epochs)?;
+    run_dir.start(&settings(matches))?;
+    run_dir.start_metrics(epochs)?;
 
     // What could not be written is told when the run has stopped for it.
     let mut trouble: Option<Error> = None;
@@ -162,8 +159,8 @@ pub(super) fn run(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
                 let every = args.checkpoint_every;
                 (every > 0 && step.is_multiple_of(every), Ok(()))
             }
-            Event::Epoch(epoch) => (true, place.add_metrics(epoch)),
-            Event::Checkpoint(snapshot) => (false, place.save(&identity, *snapshot)),
+            Event::Epoch(epoch) => (true, run_dir.add_metrics(epoch)),
+            Event::Checkpoint(snapshot) => (false, run_dir.save(&identity, *snapshot)),
         };
         if let Err(error) = written {
             trouble.get_or_insert(error);
@@ -188,17 +185,24 @@ pub(super) fn run(args: &Args, matches: &ArgMatches) -> Result<(), Failure> {
     if let Some(error) = trouble {
         return Err(error.into());
     }
-    let outcome = ended.map_err(|stopped| failure(stopped, &train, &place))?;
+    let outcome = ended.map_err(|stopped| failure(stopped, &train, &run_dir))?;
 
-    let made = made(identity, &plan, &outcome, &learner, args.method, start.1);
+    let made = made(
+        identity,
+        &plan,
+        &outcome,
+        &learner,
+        args.adapt.method,
+        start.1,
+    );
     let text = serde_json::to_string_pretty(&made).expect("a JSON value serialises");
-    let weights = |dir: &std::path::Path| match args.method {
+    let weights = |dir: &std::path::Path| match args.adapt.method {
         MethodArg::Bitfit | MethodArg::Full => outcome.best.export(&model, dir),
         _ => outcome.best.adapter(&model).write(dir),
     };
     let page = page(args, &made, &outcome, &facts).page();
     let files = [(MADE, text), ("report.html", page)];
-    place.finish(weights, &outcome.epochs, &files)?;
+    run_dir.finish(weights, &outcome.epochs, &files)?;
     progress.say(&format!(
         "best is epoch {}; wrote {}",
         outcome.best_epoch,
@@ -221,7 +225,7 @@ fn settings(matches: &ArgMatches) -> String {
     head.to_owned() + &used(command, matches, &leave, &[("threads", threads)])
 }
 
-fn failure(stopped: Stopped, train: &Data, place: &Place) -> Failure {
+fn failure(stopped: Stopped, train: &Data, run_dir: &RunDir) -> Failure {
     match stopped {
         Stopped::NotFinite {
             step,
@@ -239,7 +243,7 @@ fn failure(stopped: Stopped, train: &Data, place: &Place) -> Failure {
         }
         Stopped::Metric { .. } => Failure::Usage(stopped.to_string()),
         Stopped::Asked { step } => {
-            Failure::Interrupted(format!("saved after step {step}; {}", place.hint()))
+            Failure::Interrupted(format!("saved after step {step}; {}", run_dir.hint()))
         }
         Stopped::Failed(error) => error.into(),
     }

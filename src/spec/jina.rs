@@ -4,7 +4,7 @@
 //! code, whose configuration calls itself xlm-roberta and whose checkpoint holds adapters inside (`adapter/parametrized`).
 
 use super::{
-    EncoderSpec, LayerSpec, ModulePart, Names, Position, Positions,
+    EncoderSpec, ModulePart, Names, Position, Positions,
     bert::{self, Facts},
     config::Config,
     modernbert::rotatable,
@@ -58,10 +58,7 @@ pub(super) fn parse(config: &Config<'_>) -> Result<EncoderSpec> {
     spec.pad_id = config.pad_id(1, sizes.vocab)?;
     spec.embed.positions = Positions::None;
     for layer in &mut spec.layers {
-        *layer = LayerSpec {
-            position,
-            ..layer.clone()
-        };
+        layer.position = position;
     }
     spec.sequence_head = roberta::two_layer_head(Activation::Tanh);
     Ok(spec)

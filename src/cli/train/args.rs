@@ -48,135 +48,10 @@ pub(crate) struct Args {
     /// Steps between checkpoints, besides those after each epoch; 0 is none
     #[arg(long, value_name = "N", default_value_t = 500, help_heading = "Run")]
     pub(super) checkpoint_every: usize,
-    /// What is trained besides the head
-    #[arg(long, value_enum, default_value_t = MethodArg::Sora, help_heading = "Method")]
-    pub(super) method: MethodArg,
-    /// Modules to adapt, by the ends of their names; all linears by default
-    #[arg(
-        long,
-        value_name = "NAME",
-        value_delimiter = ',',
-        help_heading = "Method"
-    )]
-    pub(super) sites: Vec<String>,
-    /// Rank of every site at the start
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=512), help_heading = "Method")]
-    pub(super) r_max: u16,
-    /// AdaLoRA's mean rank of a site at the end; two thirds of r_max by default
-    #[arg(long, value_name = "N", help_heading = "Method")]
-    pub(super) target_rank: Option<u16>,
-    /// Scale times r_max
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 16.0,
-        help_heading = "Method"
-    )]
-    pub(super) alpha: f32,
-    /// How gates start
-    #[arg(long, value_enum, default_value_t = GateArg::Normal, help_heading = "Method")]
-    pub(super) gate_init: GateArg,
-    /// The operator that closes gates: soft (learning rate x lambda) or official (xi)
-    #[arg(long, value_enum, default_value_t = ProxArg::Soft, help_heading = "Method")]
-    pub(super) prox: ProxArg,
-    /// Strength of the soft threshold
-    #[arg(long, value_name = "X", default_value_t = 0.4, help_heading = "Method")]
-    pub(super) lambda: f32,
-    /// Threshold of the official operator
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 3e-4,
-        help_heading = "Method"
-    )]
-    pub(super) xi: f32,
-    /// Coefficient of the mean of |g| in the loss
-    #[arg(long, value_name = "X", default_value_t = 0.0, help_heading = "Method")]
-    pub(super) l1: f64,
-    /// Steps between those in which closed gates take part; 1 is the exact method
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Method")]
-    pub(super) revive_every: usize,
-    /// Passes over the training rows
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 5,
-        help_heading = "Optimiser"
-    )]
-    pub(super) epochs: usize,
-    /// Rows of a step
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 32,
-        help_heading = "Optimiser"
-    )]
-    pub(super) batch: usize,
-    /// The most tokens at once; a step with more is taken in portions
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 8192,
-        help_heading = "Optimiser"
-    )]
-    pub(super) batch_tokens: usize,
-    /// Keep only each layer's input and run the layer again going back: less memory, more time
-    #[arg(long, help_heading = "Optimiser")]
-    pub(super) recompute: bool,
-    /// Learning rate
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 1e-3,
-        help_heading = "Optimiser"
-    )]
-    pub(super) lr: f64,
-    /// Learning rate of the gates; that of A and B by default
-    #[arg(long, value_name = "X", help_heading = "Optimiser")]
-    pub(super) gate_lr: Option<f64>,
-    /// Learning rate of the head; that of A and B by default
-    #[arg(long, value_name = "X", help_heading = "Optimiser")]
-    pub(super) head_lr: Option<f64>,
-    /// Share of the steps over which the rate rises
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 0.06,
-        help_heading = "Optimiser"
-    )]
-    pub(super) warmup: f64,
-    /// Decoupled decay of A and B
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 0.01,
-        help_heading = "Optimiser"
-    )]
-    pub(super) weight_decay: f64,
-    /// Largest norm of all gradients; 0 is no limit
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 1.0,
-        help_heading = "Optimiser"
-    )]
-    pub(super) clip: f64,
-    /// Share of each half's output that is dropped in training
-    #[arg(
-        long,
-        value_name = "X",
-        default_value_t = 0.0,
-        help_heading = "Optimiser"
-    )]
-    pub(super) dropout: f32,
-    /// Seed of everything that is random
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 1,
-        help_heading = "Optimiser"
-    )]
-    pub(super) seed: u64,
+    #[command(flatten)]
+    pub(super) adapt: AdaptArgs,
+    #[command(flatten)]
+    pub(super) optimiser: OptimiserArgs,
     /// The metric that picks the best epoch
     #[arg(long, value_name = "NAME", help_heading = "Run")]
     pub(super) metric: Option<String>,
@@ -195,6 +70,87 @@ pub(crate) struct Args {
     /// Nothing on stderr
     #[arg(long, short, help_heading = "Run")]
     pub(super) quiet: bool,
+}
+
+/// What is trained, and what closes gates.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Method")]
+pub(crate) struct AdaptArgs {
+    /// What is trained besides the head
+    #[arg(long, value_enum, default_value_t = MethodArg::Sora)]
+    pub(super) method: MethodArg,
+    /// Modules to adapt, by the ends of their names; all linears by default
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(super) sites: Vec<String>,
+    /// Rank of every site at the start
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub(super) r_max: u16,
+    /// AdaLoRA's mean rank of a site at the end; two thirds of r_max by default
+    #[arg(long, value_name = "N")]
+    pub(super) target_rank: Option<u16>,
+    /// Scale times r_max
+    #[arg(long, value_name = "X", default_value_t = 16.0)]
+    pub(super) alpha: f32,
+    /// How gates start
+    #[arg(long, value_enum, default_value_t = GateArg::Normal)]
+    pub(super) gate_init: GateArg,
+    /// The operator that closes gates: soft (learning rate x lambda) or official (xi)
+    #[arg(long, value_enum, default_value_t = ProxArg::Soft)]
+    pub(super) prox: ProxArg,
+    /// Strength of the soft threshold
+    #[arg(long, value_name = "X", default_value_t = 0.4)]
+    pub(super) lambda: f32,
+    /// Threshold of the official operator
+    #[arg(long, value_name = "X", default_value_t = 3e-4)]
+    pub(super) xi: f32,
+    /// Coefficient of the mean of |g| in the loss
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    pub(super) l1: f64,
+    /// Steps between those in which closed gates take part; 1 is the exact method
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) revive_every: usize,
+}
+
+/// How it is trained.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Optimiser")]
+pub(crate) struct OptimiserArgs {
+    /// Passes over the training rows
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(super) epochs: usize,
+    /// Rows of a step
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(super) batch: usize,
+    /// The most tokens at once; a step with more is taken in portions
+    #[arg(long, value_name = "N", default_value_t = 8192)]
+    pub(super) batch_tokens: usize,
+    /// Keep only each layer's input and run the layer again going back: less memory, more time
+    #[arg(long)]
+    pub(super) recompute: bool,
+    /// Learning rate
+    #[arg(long, value_name = "X", default_value_t = 1e-3)]
+    pub(super) lr: f64,
+    /// Learning rate of the gates; that of A and B by default
+    #[arg(long, value_name = "X")]
+    pub(super) gate_lr: Option<f64>,
+    /// Learning rate of the head; that of A and B by default
+    #[arg(long, value_name = "X")]
+    pub(super) head_lr: Option<f64>,
+    /// Share of the steps over which the rate rises
+    #[arg(long, value_name = "X", default_value_t = 0.06)]
+    pub(super) warmup: f64,
+    /// Decoupled decay of A and B
+    #[arg(long, value_name = "X", default_value_t = 0.01)]
+    pub(super) weight_decay: f64,
+    /// Largest norm of all gradients; 0 is no limit
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(super) clip: f64,
+    /// Share of each half's output that is dropped in training
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    pub(super) dropout: f32,
+    /// Seed of everything that is random
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) seed: u64,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -278,29 +234,30 @@ impl Args {
             Problem::SingleLabelClassification => "accuracy",
             Problem::MultiLabelClassification => "f1",
         });
-        let prox = match (self.method, self.prox) {
-            (MethodArg::Sora, ProxArg::Soft) => Prox::Soft(self.lambda),
-            (MethodArg::Sora, ProxArg::Official) => Prox::Official(self.xi),
+        let (adapt, optimiser) = (&self.adapt, &self.optimiser);
+        let prox = match (adapt.method, adapt.prox) {
+            (MethodArg::Sora, ProxArg::Soft) => Prox::Soft(adapt.lambda),
+            (MethodArg::Sora, ProxArg::Official) => Prox::Official(adapt.xi),
             _ => Prox::Off,
         };
         Plan {
-            epochs: self.epochs,
-            batch: self.batch,
-            lr: self.lr,
-            gate_lr: self.gate_lr.unwrap_or(self.lr),
-            head_lr: self.head_lr.unwrap_or(self.lr),
-            warmup: self.warmup,
-            revive_every: self.revive_every,
-            budget: matches!(self.method, MethodArg::Adalora)
-                .then(|| Budget::to(self.target_rank.unwrap_or(self.r_max * 2 / 3).into())),
+            epochs: optimiser.epochs,
+            batch: optimiser.batch,
+            lr: optimiser.lr,
+            gate_lr: optimiser.gate_lr.unwrap_or(optimiser.lr),
+            head_lr: optimiser.head_lr.unwrap_or(optimiser.lr),
+            warmup: optimiser.warmup,
+            revive_every: adapt.revive_every,
+            budget: matches!(adapt.method, MethodArg::Adalora)
+                .then(|| Budget::to(adapt.target_rank.unwrap_or(adapt.r_max * 2 / 3).into())),
             metric: metric.to_owned(),
             patience: self.patience.map(usize::from),
             train_scored: self.train_scored,
-            seed: self.seed,
+            seed: optimiser.seed,
             optimizer: Settings {
-                weight_decay: self.weight_decay,
-                l1: self.l1,
-                clip: self.clip,
+                weight_decay: optimiser.weight_decay,
+                l1: adapt.l1,
+                clip: optimiser.clip,
                 prox,
                 ..Settings::default()
             },

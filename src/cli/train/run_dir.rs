@@ -33,7 +33,7 @@ pub(super) const MADE: &str = "sorank.json";
 
 /// A run's two directories.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct RunDir {
     out: PathBuf,
     partial: PathBuf,
 }
@@ -41,30 +41,30 @@ pub(super) struct Place {
 /// What stands there.
 pub(super) enum Found {
     /// Nothing, or a run that was cut.
-    Open(Place),
+    Open(RunDir),
     /// The result.
     Done,
 }
 
-impl Place {
+impl RunDir {
     /// Looks at `out` and beside it; makes nothing yet.
     pub(super) fn open(out: &Path, resume: bool) -> Result<Found, Failure> {
-        let place = Place {
+        let run_dir = RunDir {
             out: out.to_owned(),
             partial: partial(out),
         };
         if out.symlink_metadata().is_ok() {
             if resume && out.join(MADE).exists() {
-                place.tidy()?;
+                run_dir.tidy()?;
                 return Ok(Found::Done);
             }
             return Err(Error::format(out, "exists already; nothing is overwritten").into());
         }
-        if place.checkpoint().exists() && !resume {
+        if run_dir.checkpoint().exists() && !resume {
             let why = "a run that was cut is here; go on with --resume, or remove it";
-            return Err(Error::format(&place.partial, why).into());
+            return Err(Error::format(&run_dir.partial, why).into());
         }
-        Ok(Found::Open(place))
+        Ok(Found::Open(run_dir))
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -81,16 +81,16 @@ impl Place {
         })
     }
 
-    /// The last checkpoint, where there is one.
+    /// The last checkpoint, where there is one; `fresh` makes the optimiser of the run at its start.
     pub(super) fn saved(
         &self,
         identity: &Value,
         live: &Live,
-        optimizer: Optimizer,
+        fresh: impl FnOnce() -> Optimizer,
     ) -> Result<Option<Saved>> {
         let path = self.checkpoint();
         match path.exists() {
-            true => checkpoint::read(&path, identity, live, optimizer).map(Some),
+            true => checkpoint::read(&path, identity, live, fresh()).map(Some),
             false => Ok(None),
         }
     }
