@@ -125,6 +125,7 @@ fn cases(sequences: usize, tokens: usize) -> Vec<Case> {
                         "disentangled" => Positions::Relative(relative),
                         _ => Positions::None,
                     },
+                    dropout: None,
                     precision,
                 };
                 attention.forward(out.view_mut().row_range(rows), &mut scratch);

@@ -15,7 +15,7 @@ use sorank::{
     model::{Level, Model},
     spec::Problem,
     train::{
-        Example, Facts, Kind, Learner, Live, Method, Optimizer, Rates, Settings, Target,
+        Example, Facts, Kind, Learner, Live, Method, Optimizer, Rates, Settings, Shares, Target,
         sora::GateInit,
     },
 };
@@ -110,7 +110,7 @@ fn measure(shape: &Shape, precision: Precision, threads: usize, rows: usize, tok
     let mut push = |name: String, method, kept, all| {
         let live = live(&model, method, kept);
         let optimizer = Optimizer::new(Settings::default(), &live.parameters);
-        let learner = pool.install(|| Learner::new(&model, live, 0.0, 1));
+        let learner = pool.install(|| Learner::new(&model, live, Shares::default(), 1));
         cases.push(Case {
             name,
             all,
@@ -188,7 +188,8 @@ fn check(shape: &Shape) {
         let model = shape.load(dir.path(), precision);
         let run = |live: Live, threads: usize, again: bool| -> (f64, Vec<Matrix>) {
             support::pool(threads).install(|| {
-                let mut learner = Learner::new(&model, live, 0.0, 1).expect("a learner");
+                let mut learner =
+                    Learner::new(&model, live, Shares::default(), 1).expect("a learner");
                 learner.recompute(again);
                 let bound = learner.bind(true);
                 learner.gradients(&bound, &rows, 0)

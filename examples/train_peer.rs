@@ -10,7 +10,8 @@ use sorank::{
     model::{Level, LoadOptions, Model},
     spec::Problem,
     train::{
-        Example, Facts, Learner, Live, Method, Optimizer, Rates, Settings, Target, sora::GateInit,
+        Example, Facts, Learner, Live, Method, Optimizer, Rates, Settings, Shares, Target,
+        sora::GateInit,
     },
     weights::Source,
 };
@@ -20,7 +21,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (Some(dir), Some(dtype), Some(threads)) = (args.first(), args.get(1), args.get(2)) else {
         return Err("usage: train_peer DIR f32|bf16 THREADS [DROPOUT]".into());
     };
-    let dropout: f32 = args.get(3).map_or(Ok(0.0), |d| d.parse())?;
+    let hidden: f32 = args.get(3).map_or(Ok(0.0), |d| d.parse())?;
+    let dropout = Shares {
+        hidden,
+        ..Shares::default()
+    };
     let precision: Precision = serde_json::from_value(dtype.as_str().into())?;
     let options = LoadOptions {
         precision: Some(precision),

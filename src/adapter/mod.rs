@@ -43,6 +43,7 @@ pub use peft::{CONFIG, WEIGHTS};
 pub use prune::{Keep, PruneReport, PrunedModule};
 pub use random::{RandomSite, pruned_ranks};
 pub use sora::SoraImport;
+pub use write::Stored;
 
 use crate::{Error, Result, mat::Matrix};
 

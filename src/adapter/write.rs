@@ -4,9 +4,11 @@
 //! reads it, with the patterns (PEFT) or without them (`r = lora_alpha = max R`). Modules without a rank are
 //! neither in the file nor in `target_modules`, which lists full paths; a rank of 0 is an error to PEFT.
 //!
-//! Bytes are a function of the adapter alone: keys sorted, tensors in name order, f32. The directory is made under
+//! Bytes are a function of the adapter and the type alone: keys sorted, tensors in name order, f32 unless told otherwise. The directory is made under
 //! a temporary name beside its place, read back and compared, synced, and renamed, so that a reader sees all of it
 //! or nothing. An existing directory is not written over: what is in it may be mapped or half the user's own.
+
+mod stored;
 
 use std::{
     collections::BTreeSet,
@@ -17,6 +19,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
+pub use self::stored::Stored;
 use super::{
     Adapter, BASE_FINGERPRINT, Factors, SavedTensor, TaskType, labels,
     peft::{CONFIG, PREFIX, WEIGHTS},
@@ -60,9 +63,17 @@ impl Adapter {
     /// # Errors
     /// An adapter without a rank, a value that is not finite, a place that is taken, and what the file system says.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let baked = self.baked();
+        self.write_as(dir, Stored::F32)
+    }
+
+    /// [`Adapter::write`] with every number rounded to `stored`, the head's too.
+    ///
+    /// # Errors
+    /// As there, and a number that the type cannot hold.
+    pub fn write_as(&self, dir: &Path, stored: Stored) -> Result<()> {
+        let baked = stored.of(&self.baked());
         let config = config_bytes(&baked, dir)?;
-        let weights = weight_bytes(&baked, dir)?;
+        let weights = weight_bytes(&baked, stored, dir)?;
         let labels = labels::to_json(baked.labels.as_deref(), baked.problem).map(|v| pretty(&v));
         verify(&baked, &config, &weights, labels.as_deref(), dir)?;
 
@@ -169,8 +180,8 @@ fn pretty(value: &Value) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// A safetensors file: header length, header (sorted, padded to 8 bytes), f32 elements in name order.
-fn weight_bytes(adapter: &Adapter, dir: &Path) -> Result<Vec<u8>> {
+/// A safetensors file: header length, header (sorted, padded to 8 bytes), elements in name order.
+fn weight_bytes(adapter: &Adapter, stored: Stored, dir: &Path) -> Result<Vec<u8>> {
     let mut entries: Vec<(String, Vec<usize>, &[f32])> = Vec::new();
     for (module, f) in &adapter.factors {
         for (part, m) in [("A", &f.a), ("B", &f.b)] {
@@ -190,8 +201,8 @@ fn weight_bytes(adapter: &Adapter, dir: &Path) -> Result<Vec<u8>> {
         tensors::check_name(name, dir)?;
         tensors::refuse_non_finite(dir, name, data)?;
         let start = end;
-        end += size_of_val(*data);
-        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]});
+        end += stored.size() * data.len();
+        let entry = json!({"dtype": stored.name(), "shape": shape, "data_offsets": [start, end]});
         header.insert(name.clone(), entry);
     }
     let mut header = Value::Object(header).to_string();
@@ -204,7 +215,7 @@ fn weight_bytes(adapter: &Adapter, dir: &Path) -> Result<Vec<u8>> {
     bytes.extend((header.len() as u64).to_le_bytes());
     bytes.extend(header.as_bytes());
     for (_, _, data) in &entries {
-        bytes.extend(data.iter().flat_map(|v| v.to_le_bytes()));
+        stored.write(data, &mut bytes);
     }
     Ok(bytes)
 }

@@ -14,7 +14,9 @@
 //! the bits are the same however the work is cut: heads, queries, blocks and value chunks (which continue
 //! one chain of additions). [`Attention::part`] is what threads share a sequence with.
 //!
-//! Not here: masks (a ragged batch has no padding), causal order, dropout, threads.
+//! In training, weights may be dropped after the softmax: each query's, over the keys it sees, is a row of the mask.
+//!
+//! Not here: masks (a ragged batch has no padding), causal order, threads.
 
 mod backward;
 mod disentangled;
@@ -28,6 +30,7 @@ pub use backward::{Gradients, PositionTables};
 use crate::{
     kernel::{
         bucketed::DistanceBias,
+        dropout::Dropout,
         panel::{Init, Panels, Precision, Product, WIDTH},
         reduce::{load_at, store_at},
         relative::{Distances, PositionPanels},
@@ -85,6 +88,8 @@ pub struct Attention<'a> {
     pub window: Option<usize>,
     /// Position terms.
     pub positions: Positions<'a>,
+    /// What drops weights, row `head T + query` over the keys seen.
+    pub dropout: Option<Dropout>,
     /// How the two products are made: in `f32`, or with all operands rounded to `bf16` (sums stay `f32`).
     pub precision: Precision,
 }
@@ -294,6 +299,11 @@ impl<'a> Head<'a> {
             end: last,
         } = self.weights(queries.clone(), scratch);
         let stride = padded(last - first);
+        if let Some(dropout) = self.of.dropout {
+            let all = scratch.scores.get_mut(queries.len() * stride);
+            let weights = MatMut::new(all, queries.len(), stride);
+            self.drop(dropout, queries.clone(), first, weights);
+        }
         let weights = Mat::new(
             scratch.scores.get(queries.len() * stride),
             queries.len(),
@@ -368,6 +378,15 @@ impl<'a> Head<'a> {
         );
 
         first..last
+    }
+
+    /// Masks a row of `weights` a query, over the keys it sees; the first column is packed key `first`.
+    fn drop(&self, dropout: Dropout, queries: Range<usize>, first: usize, mut weights: MatMut<'_>) {
+        let tokens = self.of.q.rows();
+        for (r, i) in queries.enumerate() {
+            let seen = self.columns_seen(i, first);
+            dropout.row(self.index * tokens + i, &mut weights.row_mut(r)[seen]);
+        }
     }
 
     /// Keys that query `i` sees, as columns of a block whose first column is packed key `first`.

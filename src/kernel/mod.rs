@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod attention;
 pub mod bucketed;
+pub mod dropout;
 pub mod exp;
 pub mod gemm;
 #[cfg(test)]

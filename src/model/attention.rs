@@ -9,6 +9,7 @@ use std::{cell::RefCell, ops::Range, sync::Arc};
 
 use super::{
     block::{Block, Pass},
+    hook::Hook,
     linear::{Epilogue, GroupFactors},
     task::Task,
 };
@@ -97,6 +98,7 @@ impl RelativePositions {
         let groups = factors.map(|factors| GroupFactors {
             rows: 0..rows,
             factors,
+            input: None,
         });
         let groups: Vec<_> = groups.into_iter().collect();
         let own = block.own_positions.is_some();
@@ -129,24 +131,37 @@ pub fn turn(block: &Block, pass: Pass<'_>, mut qkv: MatMut<'_>) {
 }
 
 /// Attention over `qkv [T x 3H]`, sequence by sequence, into `out [T x H]`.
-pub fn forward(block: &Block, pass: Pass<'_>, layer: usize, qkv: Mat<'_>, out: MatMut<'_>) {
+pub fn forward<H: Hook>(
+    block: &Block,
+    pass: Pass<'_>,
+    layer: usize,
+    qkv: Mat<'_>,
+    out: MatMut<'_>,
+    hook: &H,
+) {
     if pass.threads <= 1 {
         let mut rest = out;
         for s in 0..pass.batch.sequences() {
             let (rows, below) = rest.split_rows(pass.batch.rows(s).len());
             rest = below;
-            let call = sequence(block, pass, layer, s, qkv);
+            let mut call = sequence(block, pass, layer, s, qkv);
+            call.dropout = hook.attention_dropout(layer, s);
             SCRATCH.with_borrow_mut(|scratch| call.forward(rows, scratch));
         }
         return;
     }
     let d = out.cols() / pass.heads;
+    let sequences = 0..pass.batch.sequences();
+    let dropouts = sequences
+        .map(|s| hook.attention_dropout(layer, s))
+        .collect::<Vec<_>>();
     rayon::scope(|scope| {
         let mut rest = out;
         for s in 0..pass.batch.sequences() {
             let (mut rows, below) = rest.split_rows(pass.batch.rows(s).len());
             rest = below;
-            let call = sequence(block, pass, layer, s, qkv);
+            let mut call = sequence(block, pass, layer, s, qkv);
+            call.dropout = dropouts[s];
             let parts = pass.threads.min(pass.heads);
             for part in 0..parts {
                 let heads = pass.heads * part / parts..pass.heads * (part + 1) / parts;
@@ -195,6 +210,7 @@ fn sequence<'a>(
         scale,
         window: block.spec.window,
         positions,
+        dropout: None,
         precision: pass.packed.precision().between_activations(),
     }
 }

@@ -75,11 +75,27 @@ pub struct Workspace {
 }
 
 impl Pass<'_> {
-    fn linear(&self, linear: &Linear, x: &Matrix, epilogue: Epilogue<'_>, y: MatMut<'_>) {
-        let groups = linear
+    fn linear<H: Hook>(
+        &self,
+        linear: &Linear,
+        x: &Matrix,
+        epilogue: Epilogue<'_>,
+        y: MatMut<'_>,
+        (hook, layer): (&H, usize),
+    ) {
+        let mut groups = linear
             .slot
             .map(|s| factors_at(self.batch, self.tasks, s))
             .unwrap_or_default();
+        let dropout = linear.slot.and_then(|s| hook.factor_dropout(layer, s));
+        let dropped = dropout.filter(|_| !groups.is_empty()).map(|dropout| {
+            let mut x = x.clone();
+            dropout.rows(x.view_mut());
+            x
+        });
+        for group in &mut groups {
+            group.input = dropped.as_ref().map(Matrix::view);
+        }
         linear.forward(self.packed, x.view(), &groups, epilogue, y, self.threads);
     }
 }
@@ -147,11 +163,12 @@ impl Block {
             Input::Stream => &w.x,
             Input::Half => &w.half,
         };
-        pass.linear(&self.qkv, from, Epilogue::default(), w.qkv.view_mut());
+        let y = w.qkv.view_mut();
+        pass.linear(&self.qkv, from, Epilogue::default(), y, (&*hook, layer));
         attention::turn(self, pass, w.qkv.view_mut());
         hook.at(Place::Qkv, layer, w.qkv.view_mut());
         let context = w.context.reshape(t, h);
-        attention::forward(self, pass, layer, w.qkv.view(), context);
+        attention::forward(self, pass, layer, w.qkv.view(), context, &*hook);
         hook.at(Place::Context, layer, w.context.view_mut());
         self.add_half(pass, layer, &self.attn_out, Half::Attention, w, hook);
     }
@@ -179,7 +196,8 @@ impl Block {
             activation: fuse.then_some(self.spec.activation),
             residual: None,
         };
-        pass.linear(&self.mlp_in, from, epilogue, w.ffn.view_mut());
+        let y = w.ffn.view_mut();
+        pass.linear(&self.mlp_in, from, epilogue, y, (&*hook, layer));
         if !fuse {
             hook.at(Place::MlpIn, layer, w.ffn.view_mut());
             if gated {
@@ -220,7 +238,7 @@ impl Block {
         };
         let y = out.reshape(t, h);
         if H::WATCHES {
-            pass.linear(linear, from, Epilogue::default(), y);
+            pass.linear(linear, from, Epilogue::default(), y, (&*hook, layer));
             hook.at(before, layer, out.view_mut());
             let mut y = out.view_mut();
             for r in 0..t {
@@ -233,7 +251,7 @@ impl Block {
                 activation: None,
                 residual: Some(x.view()),
             };
-            pass.linear(linear, from, epilogue, y);
+            pass.linear(linear, from, epilogue, y, (&*hook, layer));
         }
         std::mem::swap(x, out);
         hook.at(after, layer, x.view_mut());

@@ -3,7 +3,7 @@
 //! Parity tests name the first place that differs; the trainer records what backward needs and applies
 //! dropout. Serving runs with `()`, which compiles to nothing.
 
-use crate::mat::MatMut;
+use crate::{kernel::dropout::Dropout, mat::MatMut};
 
 /// A named intermediate of the forward pass. `[T x ...]` over the packed rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,6 +43,15 @@ pub trait Hook {
     const WATCHES: bool = true;
     /// Called when `x` is complete, before anything reads it. What it writes is what the pass goes on with.
     fn at(&mut self, place: Place, layer: usize, x: MatMut<'_>);
+    /// What drops elements of the input that the factors of the linear in `slot` read; its base weight reads all of it. A
+    /// row of the mask is a row of the batch; sites of one linear share it.
+    fn factor_dropout(&self, _layer: usize, _slot: usize) -> Option<Dropout> {
+        None
+    }
+    /// What drops attention weights of sequence number `sequence` of the batch.
+    fn attention_dropout(&self, _layer: usize, _sequence: usize) -> Option<Dropout> {
+        None
+    }
 }
 
 /// Nobody watches.

@@ -76,6 +76,8 @@ pub struct GroupFactors<'a> {
     pub rows: Range<usize>,
     /// What is added there.
     pub factors: &'a LowRank,
+    /// What the factors read instead of the linear's input, `[T x K]`: that input after dropout.
+    pub input: Option<Mat<'a>>,
 }
 
 /// What follows a product.
@@ -229,7 +231,8 @@ impl<'a> Call<'a> {
             let (of, rank) = (in_rows(group), group.factors.down.rows());
             let (t, after) = std::mem::take(&mut rest).split_at_mut(of.len() * rank);
             rest = after;
-            let (x, a) = (self.x.row_range(of.clone()), group.factors.down.view());
+            let x = group.input.unwrap_or(self.x).row_range(of.clone());
+            let a = group.factors.down.view();
             ranks_into(x, a, MatMut::new(t, of.len(), rank));
             let t = Mat::new(t, of.len(), rank);
             for part in &group.factors.parts {

@@ -94,6 +94,7 @@ pub fn factors_at<'a>(batch: &Batch, tasks: &[&'a Task], slot: usize) -> Vec<Gro
         Some(GroupFactors {
             rows: group.rows.clone(),
             factors,
+            input: None,
         })
     });
     with.collect()

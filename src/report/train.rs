@@ -1,8 +1,8 @@
 //! A training run as one page: loss and scores, what was kept, what that cost, and the rank map. No script, font or
 //! picture is fetched; light and dark by the reader's preference.
 //!
-//! *Memorisation* is the score on training rows and *generalisation* that on the development rows, each as a share of its
-//! best over the run, against the parameters that were kept: a point an epoch.
+//! *Memorisation* is the score on training rows and *generalisation* that on the development rows, against the parameters that
+//! were kept: a point an epoch, each a share of its best over the run; with a schedule a point a phase, a share of the first's.
 
 use std::fmt::Write;
 
@@ -21,13 +21,15 @@ pub struct TrainReport {
     pub facts: Vec<(String, String)>,
     /// The metric that picked the best epoch.
     pub metric: String,
-    /// Its number, from 1.
+    /// The chosen epoch, from 1.
     pub best: usize,
     /// Every epoch.
     pub epochs: Vec<EpochRow>,
+    /// The phases of a schedule, where there was one.
+    pub phases: Vec<PhaseRow>,
     /// Step, mean loss since the step before, open ranks.
     pub curve: Vec<(usize, f64, usize)>,
-    /// Rank of each site in the best epoch.
+    /// Rank of each site in the chosen epoch.
     pub ranks: Vec<RankRow>,
 }
 
@@ -48,6 +50,25 @@ pub struct EpochRow {
     pub parameters: usize,
     /// Seconds of training so far.
     pub seconds: f64,
+}
+
+/// One phase of a sparsifying schedule, as it ended.
+#[derive(Debug, Clone, Default)]
+pub struct PhaseRow {
+    /// From 0.
+    pub number: usize,
+    /// Of the proximal operator.
+    pub strength: f64,
+    /// Its last epoch.
+    pub epoch: usize,
+    /// The metric on training rows, in percent of the first phase's.
+    pub memorisation: Option<f64>,
+    /// The metric on development rows, likewise.
+    pub generalisation: f64,
+    /// Open ranks.
+    pub ranks: usize,
+    /// Parameters of A and B in them.
+    pub parameters: usize,
 }
 
 impl EpochRow {
@@ -123,15 +144,21 @@ impl TrainReport {
         if pruned {
             let ranks = [one("open ranks", curve(&|p| p.2 as f64))];
             self.chart(&mut out, "Ranks kept", "step", &ranks, true);
-            let heading = "Memorisation and generalisation, % of the best, against kept parameters";
-            self.chart(&mut out, heading, "parameters", &self.against_kept(), false);
+            let (of, lines) = match self.phases.is_empty() {
+                true => ("best", self.against_kept()),
+                false => ("first phase", self.phases_against_kept()),
+            };
+            let heading =
+                format!("Memorisation and generalisation, % of the {of}, against kept parameters");
+            self.chart(&mut out, &heading, "parameters", &lines, false);
         }
         if !self.ranks.is_empty() {
-            let heading = "Rank by layer and site, best epoch";
+            let heading = "Rank by layer and site, chosen epoch";
             let _ = writeln!(out, "<h2>{heading}</h2>\n<div class=\"wide\">");
             out.push_str(&rankmap::svg(&self.title, &self.ranks));
             out.push_str("</div>\n");
         }
+        self.phase_table(&mut out);
         self.table(&mut out);
         out.push_str("</html>\n");
         out
@@ -182,6 +209,46 @@ impl TrainReport {
             }
         }
         lines
+    }
+
+    fn phases_against_kept(&self) -> Vec<Line> {
+        let line = |name: &str, of: &dyn Fn(&PhaseRow) -> Option<f64>| Line {
+            name: name.to_owned(),
+            points: (self.phases.iter())
+                .filter_map(|p| Some((p.parameters as f64, of(p)?)))
+                .collect(),
+            marked: None,
+        };
+        let mut lines = vec![
+            line("generalisation", &|p| Some(p.generalisation)),
+            line("memorisation", &|p| p.memorisation),
+        ];
+        lines.retain(|line| !line.points.is_empty());
+        lines
+    }
+
+    fn phase_table(&self, out: &mut String) {
+        if self.phases.is_empty() {
+            return;
+        }
+        out.push_str(
+            "<h2>Phases</h2>\n<div class=\"wide\"><table>\n<tr><th>phase</th><th>strength</th><th>last epoch</th>\
+             <th>memorisation, %</th><th>generalisation, %</th><th>ranks</th><th>parameters</th></tr>\n",
+        );
+        for p in &self.phases {
+            let memorisation = p.memorisation.map_or(String::new(), |m| format!("{m:.1}"));
+            let _ = writeln!(
+                out,
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{memorisation}</td><td>{:.1}</td><td>{}</td><td>{}</td></tr>",
+                p.number,
+                number(p.strength),
+                p.epoch,
+                p.generalisation,
+                grouped(p.ranks as u64),
+                grouped(p.parameters as u64)
+            );
+        }
+        out.push_str("</table></div>\n");
     }
 
     fn table(&self, out: &mut String) {
@@ -246,6 +313,7 @@ mod tests {
             metric: "accuracy".into(),
             best: 3,
             epochs: (1..4).map(epoch).collect(),
+            phases: Vec::new(),
             curve: (1..90).map(|s| (s, 1.0 / s as f64, 60 - s / 3)).collect(),
             ranks: vec![RankRow {
                 layer: 0,
@@ -282,6 +350,24 @@ mod tests {
         assert!(
             !outside.contains("http") && !outside.contains("<script") && !outside.contains("NaN")
         );
+    }
+
+    #[test]
+    fn phases_are_drawn_and_listed_against_the_first() {
+        let phase = |number: usize| PhaseRow {
+            number,
+            strength: 0.5 * number as f64,
+            epoch: number + 1,
+            memorisation: Some(100.0 - number as f64),
+            generalisation: 100.0 + number as f64,
+            ranks: 40 - number,
+            parameters: 1000 * (40 - number),
+        };
+        let mut report = report();
+        report.phases = (0..3).map(phase).collect();
+        let page = report.page();
+        assert!(page.contains("% of the first phase") && !page.contains("% of the best"));
+        assert!(page.contains("<td>2</td><td>1</td><td>3</td><td>98.0</td><td>102.0</td>"));
     }
 
     #[test]

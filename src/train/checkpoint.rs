@@ -1,4 +1,4 @@
-//! A run between two steps as one safetensors file: parameters, moments, the best epoch's parameters, and where it
+//! A run between two steps as one safetensors file: parameters, moments, those of epochs that may be chosen, and where it
 //! stands. It replaces the one before whole or not at all, and what is read has the bits of what was written.
 //!
 //! Numbers that a run goes on computing with are kept by their bits, not as decimals. What the run is (its data,
@@ -11,9 +11,10 @@ use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    choice::Point,
     metrics,
     optim::Optimizer,
-    run::{Best, Epoch, Saved, Snapshot, State},
+    run::{Candidate, Epoch, Saved, Snapshot, State},
     sora::Live,
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
 };
 
 /// The form of the file; one that is not this is not read.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// An `f64` by its bits.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -56,13 +57,16 @@ struct Standing {
     step: usize,
     tokens: usize,
     seconds: Exact,
-    best: Option<(usize, Exact)>,
+    phase: usize,
+    /// Epoch, score, parameters.
+    candidates: Vec<(usize, Exact, usize)>,
     moments: i32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct ExactEpoch {
     epoch: usize,
+    phase: usize,
     step: usize,
     loss: Exact,
     scores: BTreeMap<String, Exact>,
@@ -89,6 +93,7 @@ impl From<&Epoch> for ExactEpoch {
         };
         Self {
             epoch: e.epoch,
+            phase: e.phase,
             step: e.step,
             loss: e.loss.into(),
             scores: exact(&e.scores),
@@ -114,6 +119,7 @@ impl ExactEpoch {
         };
         Some(Epoch {
             epoch: self.epoch,
+            phase: self.phase,
             step: self.step,
             loss: self.loss.into(),
             scores: scores(self.scores)?,
@@ -129,7 +135,6 @@ impl ExactEpoch {
 
 /// The parts of the file, by the first part of a tensor's name.
 const NOW: &str = "now";
-const BEST: &str = "best";
 const FIRST: &str = "first_moment";
 const SECOND: &str = "second_moment";
 /// What AdaLoRA has smoothed.
@@ -156,7 +161,10 @@ pub fn write(path: &Path, identity: &serde_json::Value, snapshot: Snapshot<'_>) 
         step: state.step,
         tokens: state.tokens,
         seconds: state.seconds.into(),
-        best: state.best.as_ref().map(|b| (b.epoch, b.score.into())),
+        phase: state.phase,
+        candidates: (state.candidates.iter())
+            .map(|c| (c.epoch, c.point.score.into(), c.point.parameters))
+            .collect(),
         moments: steps,
     };
     let mut outputs = Vec::new();
@@ -170,8 +178,10 @@ pub fn write(path: &Path, identity: &serde_json::Value, snapshot: Snapshot<'_>) 
         outputs.push(output(IMPORTANCE, name, mean));
         outputs.push(output(SPREAD, name, spread));
     }
-    for p in state.best.iter().flat_map(|b| &b.live.parameters) {
-        outputs.push(output(BEST, &p.name, &p.value));
+    for candidate in &state.candidates {
+        let part = epoch_part(candidate.epoch);
+        let parameters = candidate.live.parameters.iter();
+        outputs.extend(parameters.map(|p| output(&part, &p.name, &p.value)));
     }
     let standing = serde_json::to_string(&standing).expect("numbers and names serialise");
     let metadata = [
@@ -181,6 +191,11 @@ pub fn write(path: &Path, identity: &serde_json::Value, snapshot: Snapshot<'_>) 
     ];
     let metadata = metadata.map(|(k, v)| (k.to_owned(), v)).into();
     writer::write(path, &outputs, &metadata)
+}
+
+/// The part of the parameters of an epoch that may be chosen.
+fn epoch_part(epoch: usize) -> String {
+    format!("epoch{epoch}")
 }
 
 fn output<'a>(part: &str, name: &str, value: &'a Matrix) -> Output<'a> {
@@ -264,14 +279,17 @@ pub fn read(
             matrix(SPREAD, &p.name, &p.value)?,
         ];
     }
-    let best = match standing.best {
-        Some((epoch, score)) => Some(Best {
-            score: score.into(),
+    let candidate = |(epoch, score, parameters): (usize, Exact, usize)| {
+        Ok(Candidate {
             epoch,
-            live: part(BEST)?,
-        }),
-        None => None,
+            point: Point {
+                score: score.into(),
+                parameters,
+            },
+            live: part(&epoch_part(epoch))?,
+        })
     };
+    let candidates: Result<_> = standing.candidates.into_iter().map(candidate).collect();
     let epochs: Option<Vec<Epoch>> = standing.epochs.into_iter().map(ExactEpoch::epoch).collect();
     Ok(Saved {
         state: State {
@@ -283,7 +301,8 @@ pub fn read(
             step: standing.step,
             tokens: standing.tokens,
             seconds: standing.seconds.into(),
-            best,
+            phase: standing.phase,
+            candidates: candidates?,
         },
         live: part(NOW)?,
         optimizer,

@@ -72,7 +72,7 @@ pub fn choose(points: &[Point], select: Select) -> Option<usize> {
         Select::Best => Some(best.0),
         Select::Last => points.len().checked_sub(1),
         Select::SmallestWithin(share) => {
-            let least = best.1.score - share * best.1.score.abs();
+            let least = within(best.1.score, share);
             let within = scored().filter(|(_, p)| p.score >= least);
             // The fewest parameters; of as many, the better; of as good, the first.
             let smaller = |a: &Point, b: &Point| {
@@ -82,6 +82,27 @@ pub fn choose(points: &[Point], select: Select) -> Option<usize> {
             chosen.map(|(i, _)| i)
         }
     }
+}
+
+/// Places of the points that may still be [`choose`]n when more are added behind them, in their order; the chosen one is
+/// always among them, and choosing among them alone chooses the same.
+pub fn in_play(points: &[Point], select: Select) -> Vec<usize> {
+    match select {
+        Select::Best | Select::Last => choose(points, select).into_iter().collect(),
+        Select::SmallestWithin(share) => {
+            let mut front = pareto(points);
+            // The highest score stands last, and only rises.
+            let least = front.last().map(|&i| within(points[i].score, share));
+            front.retain(|&i| least.is_some_and(|least| points[i].score >= least));
+            front.sort_unstable();
+            front
+        }
+    }
+}
+
+/// The least score that is at most this share below `best`.
+fn within(best: f64, share: f64) -> f64 {
+    best - share * best.abs()
 }
 
 /// Places of the points that no other beats in score with as few parameters, or in parameters with as good a score;
@@ -105,65 +126,4 @@ pub fn pareto(points: &[Point]) -> Vec<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn points(all: &[(f64, usize)]) -> Vec<Point> {
-        let point = |&(score, parameters): &(f64, usize)| Point { score, parameters };
-        all.iter().map(point).collect()
-    }
-
-    #[test]
-    fn the_front_has_what_nothing_beats() {
-        let all = points(&[
-            (0.90, 100),
-            (0.91, 80),
-            (0.91, 80),
-            (0.85, 40),
-            (0.84, 50),
-            (f64::NAN, 1),
-            (0.85, 30),
-        ]);
-        assert_eq!(pareto(&all), [6, 1]);
-        assert_eq!(pareto(&[]), [0usize; 0]);
-    }
-
-    #[test]
-    fn each_choice_takes_what_it_says() {
-        let all = points(&[(0.80, 100), (0.90, 90), (0.90, 95), (0.897, 60), (0.88, 10)]);
-        assert_eq!(choose(&all, Select::Best), Some(1));
-        assert_eq!(choose(&all, Select::Last), Some(4));
-        assert_eq!(choose(&all, Select::SmallestWithin(0.0)), Some(1));
-        assert_eq!(choose(&all, Select::SmallestWithin(0.005)), Some(3));
-        assert_eq!(choose(&all, Select::SmallestWithin(0.05)), Some(4));
-        // Below zero a share still widens, and a score that is none never wins.
-        let below = points(&[(-0.100, 9), (-0.101, 3), (f64::NAN, 1)]);
-        assert_eq!(choose(&below, Select::SmallestWithin(0.02)), Some(1));
-        assert_eq!(choose(&points(&[(f64::NAN, 1)]), Select::Best), None);
-    }
-
-    #[test]
-    fn choices_are_read_and_refused_by_what_is_wrong() {
-        let read = |text: &str| text.parse::<Select>();
-        assert_eq!(read("best"), Ok(Select::Best));
-        assert_eq!(read("last"), Ok(Select::Last));
-        assert_eq!(
-            read("smallest-within 0.5%"),
-            Ok(Select::SmallestWithin(0.005))
-        );
-        assert_eq!(
-            read("smallest-within 0.005"),
-            Ok(Select::SmallestWithin(0.005))
-        );
-        for (wrong, why) in [
-            ("smallest", "known are"),
-            ("smallest-within", "a share"),
-            ("smallest-within 100%", "a share"),
-            ("smallest-within nan", "a share"),
-            ("best of all", "too much"),
-        ] {
-            let error = read(wrong).expect_err(wrong);
-            assert!(error.contains(why), "{error}");
-        }
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use super::{
     loss::Target,
     random,
     sora::{Bound, Live},
-    tape::Tape,
+    tape::{Shares, Tape},
 };
 use crate::{
     error::Result,
@@ -54,17 +54,17 @@ pub struct Learner<'m> {
     pub live: Live,
     workers: Vec<Worker>,
     recompute: bool,
-    dropout: f32,
+    dropout: Shares,
     seed: u64,
     budget: usize,
 }
 
 impl<'m> Learner<'m> {
-    /// Starts with `live`; `dropout` is the share of each half's output that is dropped in training.
+    /// Starts with `live`; `dropout` is what is dropped in training.
     ///
     /// # Errors
     /// When a second mapping of the base's weights, for those that are trained, cannot be had.
-    pub fn new(base: &'m Model, live: Live, dropout: f32, seed: u64) -> Result<Self> {
+    pub fn new(base: &'m Model, live: Live, dropout: Shares, seed: u64) -> Result<Self> {
         let kinds = live.kinds();
         let own = kinds.any().then(|| base.fork()).transpose()?;
         Ok(Self {

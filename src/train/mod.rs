@@ -26,4 +26,5 @@ pub use self::{
     loss::Target,
     optim::{Optimizer, Prox, Rates, Settings},
     sora::{Facts, Kind, Live, Method, Parameter},
+    tape::Shares,
 };

@@ -2,19 +2,7 @@
 //!
 //! SplitMix64's finaliser over key and counter. Good enough for masks, shuffles and initial values; no secrets.
 
-/// One random word for `counter` under `key`.
-pub fn word(key: u64, counter: u64) -> u64 {
-    let mut z = key
-        ^ counter
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .wrapping_add(0x632b_e59b_d9b4_e019);
-    for _ in 0..2 {
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-    }
-    z
-}
+pub use crate::kernel::dropout::word;
 
 /// A key of its own for something named under a seed.
 pub fn key(seed: u64, name: &str) -> u64 {

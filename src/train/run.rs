@@ -1,19 +1,28 @@
-//! A whole training run: epochs of shuffled, length-bucketed batches, scores on the development rows, the best epoch.
+//! A whole training run: epochs of shuffled, length-bucketed batches, scores on the development rows, the chosen epoch.
+//!
+//! With a [`Schedule`] epochs come in phases: each goes on from the parameters that the one before ended with, with fresh
+//! moments and rates that rise and fall anew. Which epoch is chosen is looked for over all phases.
 //!
 //! The order of rows, the initial values and dropout are functions of the seed, so that all there is to know between two
 //! steps is a [`State`], the parameters and the moments: what [`super::checkpoint`] writes and [`resume`] goes on from, bit for
 //! bit. What happens is told to a listener, who may ask to save or to stop. A loss that is not finite ends the run with
 //! the step and the rows. Nothing is read or written here.
 
+mod state;
+
 use std::{collections::BTreeMap, time::Instant};
+
+pub use self::state::{Candidate, Epoch, Saved, Snapshot, State};
 
 use super::{
     adalora::{Allocator, Budget},
+    choice::{Select, choose},
     data::Labels,
     learner::{Example, Learner},
     metrics::scores,
     optim::{Optimizer, Rates, Settings, warm_up_and_decay},
     order::{batches, sample},
+    schedule::Schedule,
     sora::Live,
 };
 use crate::{error::Error, mat::Matrix};
@@ -21,7 +30,7 @@ use crate::{error::Error, mat::Matrix};
 /// How long, how fast, in what portions.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Plan {
-    /// Passes over the training rows.
+    /// Passes over the training rows (with a schedule: of its first phase).
     pub epochs: usize,
     /// Rows of a step.
     pub batch: usize,
@@ -37,9 +46,13 @@ pub struct Plan {
     pub revive_every: usize,
     /// AdaLoRA's.
     pub budget: Option<Budget>,
-    /// The metric that picks the best epoch.
+    /// The metric that epochs are chosen by.
     pub metric: String,
-    /// Epochs without a better score after which the run ends; `None` is never.
+    /// How the epoch is chosen whose parameters the run comes to.
+    pub select: Select,
+    /// The sparsifying schedule, where there is one.
+    pub schedule: Option<Schedule>,
+    /// Epochs without a better score after which the run (with a schedule: the phase) ends; `None` is never.
     pub patience: Option<usize>,
     /// Training rows that are scored after each epoch too, to see what is learnt by heart.
     pub train_scored: usize,
@@ -53,6 +66,14 @@ impl Plan {
     /// Steps over `rows` training rows.
     fn steps(&self, rows: usize) -> usize {
         rows.div_ceil(self.batch.max(1)) * self.epochs
+    }
+
+    /// The plan of every phase; one where there is no schedule.
+    fn phases(&self) -> Result<Vec<Plan>, Stopped> {
+        match &self.schedule {
+            None => Ok(vec![self.clone()]),
+            Some(schedule) => schedule.plans(self).map_err(Stopped::Schedule),
+        }
     }
 
     /// The optimiser of a run over `rows` training rows, at its start.
@@ -83,6 +104,14 @@ pub enum Event<'a> {
     },
     /// An epoch is done and scored.
     Epoch(&'a Epoch),
+    /// A phase of a schedule is done. It is told again when a run goes on that was cut right after; the answer is not
+    /// heard.
+    Phase {
+        /// From 0.
+        number: usize,
+        /// The parameters that it ended with.
+        live: &'a Live,
+    },
     /// What was asked for by [`Control::Save`] or [`Control::Stop`]; the answer is not heard.
     Checkpoint(Snapshot<'a>),
 }
@@ -98,91 +127,10 @@ pub enum Control {
     Stop,
 }
 
-/// One epoch.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Epoch {
-    /// From 1.
-    pub epoch: usize,
-    /// Steps so far.
-    pub step: usize,
-    /// Mean loss over its steps.
-    pub loss: f64,
-    /// Scores on the development rows, by name.
-    pub scores: BTreeMap<&'static str, f64>,
-    /// Scores on some training rows, by name; empty where none were asked for.
-    pub train_scores: BTreeMap<&'static str, f64>,
-    /// Ranks whose gate is open.
-    pub kept_ranks: usize,
-    /// Parameters of A and B in them.
-    pub kept_parameters: usize,
-    /// Seconds of training so far, scoring left out.
-    pub seconds: f64,
-    /// Tokens trained so far.
-    pub tokens: usize,
-    /// How it went: now and then a step, the mean loss since the one before, and open ranks.
-    pub curve: Vec<(usize, f64, usize)>,
-}
-
-/// The best epoch so far.
-#[derive(Debug, Clone)]
-pub struct Best {
-    /// Its score.
-    pub score: f64,
-    /// From 1.
-    pub epoch: usize,
-    /// Its parameters.
-    pub live: Live,
-}
-
-/// Where a run stands between two steps, but for parameters and moments.
-#[derive(Debug, Clone, Default)]
-pub struct State {
-    /// Epochs that are done and scored.
-    pub epochs: Vec<Epoch>,
-    /// Batches of the next one that are done.
-    pub batches: usize,
-    /// The sum of their losses.
-    pub loss: f64,
-    /// Their [`Epoch::curve`].
-    pub curve: Vec<(usize, f64, usize)>,
-    /// The sum of the losses since its last point.
-    pub recent: f64,
-    /// Steps so far.
-    pub step: usize,
-    /// Tokens so far.
-    pub tokens: usize,
-    /// Seconds of training so far.
-    pub seconds: f64,
-    /// The best of `epochs`.
-    pub best: Option<Best>,
-}
-
-/// All that a run needs to go on, to be written.
-#[derive(Debug, Clone, Copy)]
-pub struct Snapshot<'a> {
-    /// Where it stands.
-    pub state: &'a State,
-    /// The parameters.
-    pub live: &'a Live,
-    /// The moments.
-    pub optimizer: &'a Optimizer,
-}
-
-/// All that a run needs to go on, as it was read.
-#[derive(Debug)]
-pub struct Saved {
-    /// Where it stood.
-    pub state: State,
-    /// The parameters.
-    pub live: Live,
-    /// The moments.
-    pub optimizer: Optimizer,
-}
-
 /// What came of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The parameters of the best epoch.
+    /// The parameters of the chosen epoch.
     pub best: Live,
     /// Its number.
     pub best_epoch: usize,
@@ -216,6 +164,9 @@ pub enum Stopped {
         /// Those there are.
         known: String,
     },
+    /// The schedule is none that this plan can follow.
+    #[error("the schedule: {0}")]
+    Schedule(String),
     /// The listener asked for it.
     #[error("stopped after step {step}")]
     Asked {
@@ -225,14 +176,6 @@ pub enum Stopped {
     /// Something else.
     #[error(transparent)]
     Failed(#[from] Error),
-}
-
-impl State {
-    /// Whether `patience` has run out.
-    fn is_stale(&self, plan: &Plan) -> bool {
-        let best = self.best.as_ref().map_or(0, |b| b.epoch);
-        plan.patience.is_some_and(|p| self.epochs.len() >= best + p)
-    }
 }
 
 /// Trains `learner` on `train`, scoring on `dev` after each epoch.
@@ -273,6 +216,7 @@ pub fn resume(
     }
     let again = sample(train.len(), plan.train_scored, plan.seed);
     let again: Vec<Example> = again.into_iter().map(|i| train[i].clone()).collect();
+    let phases = plan.phases()?;
     let (mut state, mut optimizer) = match saved {
         Some(saved) => {
             learner.live = saved.live;
@@ -280,40 +224,39 @@ pub fn resume(
         }
         None => (State::default(), plan.optimizer(train.len(), &learner.live)),
     };
-    while state.epochs.len() < plan.epochs && !state.is_stale(plan) {
-        one_epoch(learner, train, plan, &mut state, &mut optimizer, listener)?;
-        let (kept_ranks, kept_parameters) = learner.live.kept();
-        let train_scores = match again.is_empty() {
-            true => BTreeMap::new(),
-            false => score(learner, labels, &again),
-        };
-        let epoch = Epoch {
-            epoch: state.epochs.len() + 1,
-            step: state.step,
-            loss: state.loss / state.batches.max(1) as f64,
-            scores: score(learner, labels, dev),
-            train_scores,
-            kept_ranks,
-            kept_parameters,
-            seconds: state.seconds,
-            tokens: state.tokens,
-            curve: std::mem::take(&mut state.curve),
-        };
-        let value = epoch.scores[plan.metric.as_str()];
-        if state.best.as_ref().is_none_or(|b| value > b.score) {
-            state.best = Some(Best {
-                score: value,
-                epoch: epoch.epoch,
-                live: learner.live.clone(),
-            });
+    *optimizer.settings_mut() = phases[state.phase].optimizer;
+    loop {
+        let now = &phases[state.phase];
+        while !state.is_over(now) {
+            one_epoch(
+                learner,
+                train,
+                &phases,
+                &mut state,
+                &mut optimizer,
+                listener,
+            )?;
+            let epoch = scored(learner, labels, dev, &again, &mut state);
+            let wish = listener(Event::Epoch(&epoch));
+            state.add(epoch, &learner.live, plan);
+            heed(wish, &state, &learner.live, &optimizer, listener)?;
         }
-        (state.batches, state.loss) = (0, 0.0);
-        let wish = listener(Event::Epoch(&epoch));
-        state.epochs.push(epoch);
-        heed(wish, &state, &learner.live, &optimizer, listener)?;
+        if plan.schedule.is_some() {
+            let (number, live) = (state.phase, &learner.live);
+            listener(Event::Phase { number, live });
+        }
+        if state.phase + 1 == phases.len() {
+            break;
+        }
+        state.phase += 1;
+        optimizer = phases[state.phase].optimizer(train.len(), &learner.live);
     }
-    let (best_epoch, best) = match state.best {
-        Some(best) => (best.epoch, best.live),
+    let chosen = choose(&state.points(), plan.select);
+    let (best_epoch, best) = match chosen {
+        Some(place) => {
+            let chosen = state.candidates.swap_remove(place);
+            (chosen.epoch, chosen.live)
+        }
         None => (0, learner.live.clone()),
     };
     Ok(Outcome {
@@ -323,6 +266,36 @@ pub fn resume(
     })
 }
 
+/// The epoch that `state` has come to the end of, scored on `dev` and on the training rows in `again`.
+fn scored(
+    learner: &mut Learner<'_>,
+    labels: &Labels,
+    dev: &[Example],
+    again: &[Example],
+    state: &mut State,
+) -> Epoch {
+    let (kept_ranks, kept_parameters) = learner.live.kept();
+    let train_scores = match again.is_empty() {
+        true => BTreeMap::new(),
+        false => score(learner, labels, again),
+    };
+    let epoch = Epoch {
+        epoch: state.epochs.len() + 1,
+        phase: state.phase,
+        step: state.step,
+        loss: state.loss / state.batches.max(1) as f64,
+        scores: score(learner, labels, dev),
+        train_scores,
+        kept_ranks,
+        kept_parameters,
+        seconds: state.seconds,
+        tokens: state.tokens,
+        curve: std::mem::take(&mut state.curve),
+    };
+    (state.batches, state.loss) = (0, 0.0);
+    epoch
+}
+
 /// About so many points of the loss over a run.
 const CURVE: usize = 400;
 
@@ -330,14 +303,19 @@ const CURVE: usize = 400;
 fn one_epoch(
     learner: &mut Learner<'_>,
     train: &[Example],
-    plan: &Plan,
+    phases: &[Plan],
     state: &mut State,
     optimizer: &mut Optimizer,
     listener: &mut dyn FnMut(Event<'_>) -> Control,
 ) -> Result<(), Stopped> {
+    let plan = &phases[state.phase];
     let per_epoch = train.len().div_ceil(plan.batch.max(1));
-    let steps = plan.steps(train.len());
-    let every = steps.div_ceil(CURVE).max(1);
+    let (before, steps) = (state.steps_before(), plan.steps(train.len()));
+    let later = phases[state.phase + 1..]
+        .iter()
+        .map(|p| p.steps(train.len()));
+    let in_all = before + steps + later.sum::<usize>();
+    let every = in_all.div_ceil(CURVE).max(1);
     let warmup = (plan.warmup * steps as f64).round() as usize;
     let rates = Rates {
         main: plan.lr,
@@ -351,7 +329,7 @@ fn one_epoch(
         let all = optimizer.wants_all() || state.step.is_multiple_of(plan.revive_every.max(1));
         let bound = learner.bind(all);
         let (loss, mut gradients) = learner.gradients(&bound, &rows, state.step as u64);
-        let rates = rates.scaled(warm_up_and_decay(state.step, warmup, steps));
+        let rates = rates.scaled(warm_up_and_decay(state.step - before, warmup, steps));
         let masks = learner.live.masks(&bound);
         let active = |p: usize| masks[p].clone();
         let parameters = &mut learner.live.parameters;
@@ -383,7 +361,7 @@ fn one_epoch(
         state.seconds += start.elapsed().as_secs_f64();
         let wish = listener(Event::Step {
             step: state.step,
-            steps,
+            steps: in_all,
             loss,
             kept,
             tokens,

@@ -1,17 +1,28 @@
 //! The hook that remembers: what backward reads of a forward pass, and dropout.
 //!
-//! Memory is linear in tokens: one matrix a place and layer, kept from step to step; recomputing, one a layer. Dropout zeroes elements with
-//! a mask that is a function of a key and the element's number, so backward makes the same mask again and none is
-//! stored.
+//! Memory is linear in tokens: one matrix a place and layer, kept from step to step; recomputing, one a layer. Masks of dropout are
+//! functions of the step's key and of where they are, so backward makes the same again and none is stored.
 
 use std::collections::HashMap;
 
 use super::random;
 use crate::{
+    kernel::dropout::Dropout,
     mat::{Mat, MatMut, Matrix},
     model::{Hook, Place, backward::Recorded},
     spec::Order,
 };
+
+/// Shares of elements that are dropped in training, each from 0 to below 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+pub struct Shares {
+    /// Of what each half (and the embedding) adds to the residual stream.
+    pub hidden: f32,
+    /// Of the inputs that A reads.
+    pub factors: f32,
+    /// Of attention weights.
+    pub attention: f32,
+}
 
 /// A recording of one forward pass.
 #[derive(Debug)]
@@ -20,7 +31,7 @@ pub struct Tape {
     order: Order,
     /// Where nothing but the layers' outputs is kept: which layer is run again, once forward is done.
     again: Option<Option<usize>>,
-    dropout: f32,
+    shares: Shares,
     key: u64,
 }
 
@@ -32,14 +43,14 @@ impl Tape {
             kept: HashMap::new(),
             order,
             again: recompute.then_some(None),
-            dropout: 0.0,
+            shares: Shares::default(),
             key: 0,
         }
     }
 
-    /// Begins a pass. Drops a share `p` of the elements that each half (and the embedding) adds; `key` is the step's.
-    pub fn start(&mut self, p: f32, key: u64) {
-        (self.dropout, self.key) = (p, key);
+    /// Begins a pass with these shares dropped; `key` is the step's.
+    pub fn start(&mut self, shares: Shares, key: u64) {
+        (self.shares, self.key) = (shares, key);
         self.again = self.again.map(|_| None);
     }
 
@@ -73,34 +84,41 @@ impl Tape {
         }
     }
 
-    fn mask(&self, place: Place, layer: usize, mut x: MatMut<'_>) {
-        let name = [place as u64, layer as u64];
-        let key = name.iter().fold(self.key, |k, &n| random::word(k, n));
-        // Sixteen bits an element, four elements a word: shares are as good as 1 / 65536.
-        let limit = (f64::from(self.dropout) * 65536.0).round() as u64;
-        let scale = (65536.0 / (65536 - limit) as f64) as f32;
-        let words = x.cols().div_ceil(4);
-        for r in 0..x.rows() {
-            for (c, four) in x.row_mut(r).chunks_mut(4).enumerate() {
-                let word = random::word(key, (r * words + c) as u64);
-                for (i, v) in four.iter_mut().enumerate() {
-                    let kept = (word >> (16 * i)) & 0xffff >= limit;
-                    *v *= if kept { scale } else { 0.0 };
-                }
-            }
-        }
+    /// A key for one use of randomness under the step's: no two of (kind, layer, number) have the same.
+    fn key(&self, kind: u64, layer: usize, number: usize) -> u64 {
+        let name = [kind, layer as u64, number as u64];
+        name.iter().fold(self.key, |k, &n| random::word(k, n))
+    }
+
+    fn mask(&self, place: Place, layer: usize) -> Option<Dropout> {
+        let dropped = matches!(place, Place::Embedded | Place::AttnOut | Place::MlpOut);
+        let key = || self.key(HIDDEN, layer, place as usize);
+        dropped.then(|| Dropout::new(self.shares.hidden, key()))?
     }
 }
 
+/// What a key is for.
+const HIDDEN: u64 = 0;
+const FACTORS: u64 = 1;
+const ATTENTION: u64 = 2;
+
 impl Hook for Tape {
     fn at(&mut self, place: Place, layer: usize, mut x: MatMut<'_>) {
-        if self.changes(place) {
-            self.mask(place, layer, x.reborrow());
+        if let Some(mask) = self.mask(place, layer) {
+            mask.rows(x.reborrow());
         }
         if let Some(number) = self.keeps(place, layer) {
             let to = self.kept.entry((place, number)).or_default();
             to.reshape(x.rows(), x.cols()).copy_from(x.as_ref());
         }
+    }
+
+    fn factor_dropout(&self, layer: usize, slot: usize) -> Option<Dropout> {
+        Dropout::new(self.shares.factors, self.key(FACTORS, layer, slot))
+    }
+
+    fn attention_dropout(&self, layer: usize, sequence: usize) -> Option<Dropout> {
+        Dropout::new(self.shares.attention, self.key(ATTENTION, layer, sequence))
     }
 }
 
@@ -135,12 +153,12 @@ impl Recorded for Tape {
     }
 
     fn changes(&self, place: Place) -> bool {
-        self.dropout > 0.0 && matches!(place, Place::Embedded | Place::AttnOut | Place::MlpOut)
+        self.mask(place, 0).is_some()
     }
 
     fn backward(&self, place: Place, layer: usize, d: MatMut<'_>) {
-        if self.changes(place) {
-            self.mask(place, layer, d);
+        if let Some(mask) = self.mask(place, layer) {
+            mask.rows(d);
         }
     }
 }

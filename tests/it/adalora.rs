@@ -8,7 +8,7 @@ use sorank::{
     model::Level,
     spec::Problem,
     train::{
-        Example, Kind, Learner, Method, Optimizer, Rates, Settings,
+        Example, Kind, Learner, Method, Optimizer, Rates, Settings, Shares,
         adalora::{Allocator, Budget},
         sora::GateInit,
     },
@@ -104,7 +104,7 @@ fn fourteen_steps_equal_pefts() {
     let own = allocator();
     let examples = f.examples();
     let rows: Vec<&Example> = examples.iter().collect();
-    let mut learner = Learner::new(&f.model, live, 0.0, 1).expect("a learner");
+    let mut learner = Learner::new(&f.model, live, Shares::default(), 1).expect("a learner");
     for step in 0..steps {
         // A checkpoint's importance is all that another allocator needs to go on, in the fall and after the last choice.
         if step == 5 || step == 12 {

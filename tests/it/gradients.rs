@@ -5,7 +5,7 @@ use sorank::{
     mat::Matrix,
     model::{Level, Model, Task},
     spec::Problem,
-    train::{Example, Kind, Learner, Live, Method, Optimizer, Rates, Settings, Target},
+    train::{Example, Kind, Learner, Live, Method, Optimizer, Rates, Settings, Shares, Target},
 };
 
 use crate::{
@@ -79,7 +79,8 @@ fn tags_flags_and_numbers_are_learned_as_torch_learns_them() {
             }
             let rows: Vec<&Example> = examples.iter().collect();
             let live = f.live(Method::Sora, kind, level, problem);
-            let mut learner = Learner::new(&f.model, live, 0.0, 1).expect("a learner");
+            let mut learner =
+                Learner::new(&f.model, live, Shares::default(), 1).expect("a learner");
             let bound = learner.bind(true);
             let (loss, gradients) = learner.gradients(&bound, &rows, 0);
             let want = f.index["kinds"][kind].as_f64().expect("a loss");
@@ -112,7 +113,7 @@ fn every_parameter_of_the_base_has_torchs_gradient() {
         let examples = f.examples();
         let rows: Vec<&Example> = examples.iter().collect();
         let live = single(&f, Method::Full);
-        let mut learner = Learner::new(&f.model, live, 0.0, 1).expect("a learner");
+        let mut learner = Learner::new(&f.model, live, Shares::default(), 1).expect("a learner");
         let bound = learner.bind(true);
         let (loss, gradients) = learner.gradients(&bound, &rows, 0);
         let near = (loss - want).abs() <= LOSS * want;
@@ -126,7 +127,7 @@ fn steps(f: &Fixture, method: Method, count: u64) -> Learner<'_> {
     let examples = f.examples();
     let rows: Vec<&Example> = examples.iter().collect();
     let live = single(f, method);
-    let mut learner = Learner::new(&f.model, live, 0.0, 1).expect("a learner");
+    let mut learner = Learner::new(&f.model, live, Shares::default(), 1).expect("a learner");
     let mut optimizer = Optimizer::new(Settings::default(), &learner.live.parameters);
     let mut losses = Vec::new();
     for step in 0..count {

@@ -16,15 +16,17 @@ use sorank::{
         Example, Learner, Live, Method, Prox, Settings,
         adalora::Budget,
         checkpoint,
+        choice::Select,
         data::Labels,
         run::{Control, Event, Outcome, Plan, Stopped, resume},
+        schedule::Schedule,
     },
 };
 
 use crate::{
     cli::{fails, lines, sorank},
     fixtures::golden,
-    training::fixture,
+    training::{DROPPED, fixture},
 };
 
 /// A directory with rows of two labels, and what trains on them.
@@ -268,8 +270,17 @@ fn a_metric_that_is_none_is_refused_before_the_first_step() {
     );
 }
 
+/// Two phases of two epochs and one.
+fn two_phases() -> Schedule {
+    Schedule {
+        strengths: vec![2.0, 8.0],
+        epochs: 1,
+        frozen: false,
+    }
+}
+
 /// Runs to the end, writing and reading a checkpoint after every step of `cuts`.
-fn run_cut(method: Method, cuts: &[usize]) -> (Outcome, usize) {
+fn run_cut(method: Method, schedule: Option<Schedule>, cuts: &[usize]) -> (Outcome, usize) {
     let f = fixture("bert");
     let examples: Vec<Example> = std::iter::repeat_n(f.examples(), 3).flatten().collect();
     let problem = Problem::SingleLabelClassification;
@@ -279,7 +290,7 @@ fn run_cut(method: Method, cuts: &[usize]) -> (Outcome, usize) {
         level: Level::Sequence,
     };
     let plan = Plan {
-        epochs: 3,
+        epochs: if schedule.is_some() { 2 } else { 3 },
         batch: 4,
         lr: 3e-3,
         gate_lr: 0.05,
@@ -288,6 +299,9 @@ fn run_cut(method: Method, cuts: &[usize]) -> (Outcome, usize) {
         revive_every: 3,
         budget: matches!(method, Method::Adalora).then(|| Budget::to(2)),
         metric: "accuracy".to_owned(),
+        // Wide enough that several epochs stay in play.
+        select: Select::SmallestWithin(0.6),
+        schedule,
         patience: None,
         train_scored: 5,
         seed: 9,
@@ -302,7 +316,7 @@ fn run_cut(method: Method, cuts: &[usize]) -> (Outcome, usize) {
     let start: Live = f.live(method, "single", Level::Sequence, problem);
     let mut resumed = 0;
     loop {
-        let mut learner = Learner::new(&f.model, start.clone(), 0.2, 9).expect("a learner");
+        let mut learner = Learner::new(&f.model, start.clone(), DROPPED, 9).expect("a learner");
         let saved = path.exists().then(|| {
             let fresh = plan.optimizer(examples.len(), &start);
             checkpoint::read(&path, &identity, &start, fresh).unwrap_or_else(|e| panic!("{e}"))
@@ -335,18 +349,19 @@ fn run_cut(method: Method, cuts: &[usize]) -> (Outcome, usize) {
 
 #[test]
 fn every_method_cut_after_any_step_has_the_parameters_of_an_uncut_run() {
-    for method in [
-        Method::Sora,
-        Method::Lora,
-        Method::Adalora,
-        Method::Head,
-        Method::Bitfit,
-        Method::Full,
+    for (method, schedule) in [
+        (Method::Sora, None),
+        (Method::Sora, Some(two_phases())),
+        (Method::Lora, None),
+        (Method::Adalora, None),
+        (Method::Head, None),
+        (Method::Bitfit, None),
+        (Method::Full, None),
     ] {
-        let (whole, _) = run_cut(method, &[]);
+        let (whole, _) = run_cut(method, schedule.clone(), &[]);
         let steps = whole.epochs.last().expect("epochs").step;
         let all: Vec<usize> = (1..=steps).collect();
-        let (cut, resumed) = run_cut(method, &all);
+        let (cut, resumed) = run_cut(method, schedule, &all);
         assert_eq!(resumed, steps, "{method:?}");
         assert_eq!(whole.best_epoch, cut.best_epoch, "{method:?}");
         for (a, b) in whole.epochs.iter().zip(&cut.epochs) {

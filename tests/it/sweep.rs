@@ -4,10 +4,11 @@ use sorank::{
     model::Level,
     spec::Problem,
     train::{
-        Example, Facts, Learner, Live, Method, Prox, Settings,
+        Example, Facts, Learner, Live, Method, Prox, Settings, Shares,
+        choice::Select,
         data::Labels,
-        run::{Control, Plan, Stopped, run},
-        schedule::{Phase, Schedule, Trained, phases},
+        run::{Control, Event, Plan, run},
+        schedule::{Phase, Schedule},
         sora::GateInit,
     },
 };
@@ -33,7 +34,7 @@ fn three_phases(prox: Prox, strengths: [f64; 3], frozen: bool) -> (Vec<Phase>, V
         seed: 1,
     };
     let live = Live::new(&f.model, &facts).expect("everything is there");
-    let mut learner = Learner::new(&f.model, live, 0.0, 1).expect("a learner");
+    let mut learner = Learner::new(&f.model, live, Shares::default(), 1).expect("a learner");
     let examples: Vec<Example> = f.examples();
     let plan = Plan {
         epochs: 4,
@@ -45,48 +46,43 @@ fn three_phases(prox: Prox, strengths: [f64; 3], frozen: bool) -> (Vec<Phase>, V
         revive_every: 1,
         budget: None,
         metric: "accuracy".into(),
+        select: Select::Best,
+        schedule: Some(Schedule {
+            strengths: strengths.into(),
+            epochs: 3,
+            frozen,
+        }),
         patience: None,
-        train_scored: 0,
+        train_scored: 5,
         seed: 1,
         optimizer: Settings {
             prox,
             ..Settings::default()
         },
     };
-    let schedule = Schedule {
-        strengths: strengths.into(),
-        epochs: 3,
-        frozen,
-    };
     let labels = Labels {
         names: facts.labels.clone(),
         problem: facts.problem,
         level: facts.level,
     };
+    let mut before = learner.live.clone();
     let mut moved = Vec::new();
-    let wrong = |why| panic!("{why}");
-    let done = phases::<Stopped>(&schedule, &plan, wrong, &mut |_, plan| {
-        let before = learner.live.clone();
-        let out = run(
-            &mut learner,
-            &labels,
-            &examples,
-            &examples,
-            plan,
-            &mut |_| Control::Go,
-        )?;
-        let pairs = before.parameters.iter().zip(&learner.live.parameters);
-        let changed = pairs.filter(|(a, b)| a.value != b.value);
-        moved.push(changed.into_iter().any(|(a, _)| a.name.ends_with(".b")));
-        let last = out.epochs.last().expect("a phase has epochs");
-        Ok(Trained {
-            train: last.scores["accuracy"],
-            dev: last.scores["accuracy"],
-            kept_ranks: last.kept_ranks,
-            kept_parameters: last.kept_parameters,
-        })
-    });
-    (done.expect("no loss is out of bounds"), moved)
+    let mut listener = |event: Event<'_>| {
+        if let Event::Phase { number, live } = event {
+            assert_eq!(number, moved.len());
+            let pairs = before.parameters.iter().zip(&live.parameters);
+            let mut changed = pairs.filter(|(a, b)| a.value != b.value);
+            moved.push(changed.any(|(a, _)| a.name.ends_with(".b")));
+            before = live.clone();
+        }
+        Control::Go
+    };
+    let rows = &examples;
+    let out = run(&mut learner, &labels, rows, rows, &plan, &mut listener);
+    let epochs = out.expect("no loss is out of bounds").epochs;
+    assert_eq!(epochs.len(), 4 + 3 + 3);
+    let schedule = plan.schedule.expect("it was given");
+    (schedule.phases(&epochs, "accuracy"), moved)
 }
 
 #[test]
@@ -95,7 +91,8 @@ fn a_schedule_goes_from_dense_to_sparse_and_learns_on_the_way() {
     let kept: Vec<usize> = done.iter().map(|p| p.kept_ranks).collect();
     assert_eq!(kept[0], 72, "nothing closes at strength 0");
     assert!(kept[1] < kept[0] && kept[2] < kept[1], "{kept:?}");
-    assert!((done[0].memorisation - 100.0).abs() < 1e-9);
+    assert!((done[0].generalisation - 100.0).abs() < 1e-9);
+    assert!(done.iter().all(|p| p.memorisation.is_some()));
     assert_eq!(moved, [true; 3], "rates are built anew for each phase");
 }
 
@@ -107,18 +104,137 @@ fn a_frozen_schedule_shrinks_gates_and_learns_nothing() {
     assert_eq!(moved, [true, false, false]);
 }
 
-#[test]
-fn a_sweep_writes_a_row_a_run_and_goes_on_where_they_end() {
-    let base = golden("bert").base();
-    let base = base.to_str().expect("UTF-8");
+/// Rows of two labels as sst2's files, and the directory they are in.
+fn two_labels() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
-    let path = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
     let rows: String = (0..16)
         .map(|i| ["the coffee was cold\t0\n", "a wonderful hotel\t1\n"][i % 2])
         .collect();
     for name in ["train.tsv", "dev.tsv"] {
-        std::fs::write(path(name), format!("sentence\tlabel\n{rows}")).expect("written");
+        let text = format!("sentence\tlabel\n{rows}");
+        std::fs::write(dir.path().join(name), text).expect("written");
     }
+    dir
+}
+
+#[test]
+fn a_scheduled_run_leaves_an_adapter_a_phase_and_picks_a_small_one() {
+    let (base, dir) = (golden("bert").base(), two_labels());
+    let path = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (base, data, out) = (base.to_str().expect("UTF-8"), path(""), path("out"));
+    let train = |more: &[&str]| -> Vec<String> {
+        let args = [
+            "train",
+            "--model",
+            base,
+            "--task",
+            "sst2",
+            "--data-dir",
+            &data,
+            "--batch",
+            "4",
+            "--r-max",
+            "3",
+            "--epochs",
+            "3",
+            "--gate-lr",
+            "0.05",
+            "--gate-init",
+            "ones",
+        ];
+        args.iter().chain(more).map(|&s| s.to_owned()).collect()
+    };
+    let run = |args: &[String]| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let done = sorank(&args, "");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        (done.status.code(), said)
+    };
+    let flags = [
+        "--schedule",
+        "linear:0:6:3",
+        "--phase-epochs",
+        "2",
+        "--select",
+        "smallest-within",
+        "50%",
+        "--out",
+        &out,
+    ];
+    let (code, said) = run(&train(&flags));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("pareto: ") && said.contains("phase 2 is done"),
+        "{said}"
+    );
+
+    let read = |name: &str| std::fs::read_to_string(dir.path().join("out").join(name));
+    let made: serde_json::Value =
+        serde_json::from_str(&read("sorank.json").expect("made")).expect("JSON");
+    let phases = made["phases"].as_array().expect("phases");
+    assert_eq!(phases.len(), 3);
+    let kept = |i: usize| phases[i]["kept_parameters"].as_u64().expect("a number");
+    assert!(kept(0) > kept(2), "{phases:?}");
+    assert_eq!(phases[0]["generalisation"], 100.0);
+    // Each phase's adapter has the ranks that its last epoch ended with.
+    for (i, phase) in phases.iter().enumerate() {
+        let adapter = sorank::adapter::Adapter::read(&dir.path().join(format!("out/phases/{i}")));
+        let adapter = adapter.unwrap_or_else(|e| panic!("{e}"));
+        let ranks: usize = adapter.factors.values().map(|f| f.rank()).sum();
+        assert_eq!(phase["kept_ranks"], ranks.max(1), "phase {i}");
+    }
+    // The chosen epoch is the smallest of the front that is good enough.
+    let epochs: Vec<serde_json::Value> = (read("metrics.jsonl").expect("metrics").lines())
+        .map(|l| serde_json::from_str(l).expect("JSON"))
+        .collect();
+    assert_eq!(epochs.len(), 3 + 2 + 2);
+    let score = |e: &serde_json::Value| e["scores"]["accuracy"].as_f64().expect("a score");
+    let size = |e: &serde_json::Value| e["kept_parameters"].as_u64().expect("a size");
+    let best = epochs.iter().map(score).fold(0.0, f64::max);
+    let smallest = epochs
+        .iter()
+        .filter(|e| score(e) >= 0.5 * best)
+        .map(size)
+        .min();
+    assert_eq!(made["best"]["kept_parameters"].as_u64(), smallest);
+    assert_eq!(
+        made["pareto"][0]["parameters"].as_u64(),
+        epochs.iter().map(size).min()
+    );
+    let page = read("report.html").expect("a page");
+    assert!(page.contains("<h2>Phases</h2>") && page.contains("% of the first phase"));
+    // The settings that it wrote make it again.
+    let (config, again) = (path("out/run.toml"), path("again"));
+    let repeat = ["train", "--config", &config, "--out", &again].map(str::to_owned);
+    let (code, said) = run(&repeat);
+    assert_eq!(code, Some(0), "{said}");
+    let weights = |of: &str| {
+        std::fs::read(path(&format!("{of}/adapter_model.safetensors"))).expect("weights")
+    };
+    assert!(weights("out") == weights("again"));
+
+    for (wrong, why) in [
+        (["--schedule", "1,0.5"].as_slice(), "strengths must rise"),
+        (
+            &["--schedule", "0,1", "--method", "lora"],
+            "proximal operator",
+        ),
+        (&["--schedule", "0,1", "--frozen-rate"], "official"),
+        (&["--select", "smallest"], "known are best"),
+        (&["--phase-epochs", "2"], "--schedule"),
+    ] {
+        let none = path("none");
+        let (code, said) = run(&train(&[wrong, &["--out", &none]].concat()));
+        assert!(code == Some(2) && said.contains(why), "{wrong:?}: {said}");
+    }
+}
+
+#[test]
+fn a_sweep_writes_a_row_a_run_and_goes_on_where_they_end() {
+    let base = golden("bert").base();
+    let base = base.to_str().expect("UTF-8");
+    let dir = two_labels();
+    let path = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
     let (task, out) = (format!("sst2={}", dir.path().display()), path("sweep"));
     let sweep = |methods: &str, seeds: &str| {
         let args = [

@@ -209,6 +209,38 @@ fn what_cannot_be_written_leaves_nothing_behind() {
 }
 
 #[test]
+fn halves_read_back_rounded_and_what_does_not_fit_is_refused_by_name() {
+    let root = tempfile::tempdir().unwrap();
+    let written = |a: &Adapter, stored: Stored, name: &str| {
+        let dir = root.path().join(name);
+        a.write_as(&dir, stored)
+            .map(|()| Adapter::read(&dir).unwrap())
+    };
+    let whole = written(&adapter(), Stored::F32, "f32").unwrap();
+    for (stored, name, off) in [(Stored::F16, "f16", 5e-4), (Stored::Bf16, "bf16", 4e-3)] {
+        let half = written(&adapter(), stored, name).unwrap();
+        for (module, f) in &whole.factors {
+            let got = &half.factors[module];
+            for (x, y) in f.b.as_slice().iter().zip(got.b.as_slice()) {
+                assert!((x - y).abs() <= off * x.abs(), "{module}: {x} became {y}");
+            }
+        }
+        let size = |name: &str| {
+            let path = root.path().join(name).join(WEIGHTS);
+            std::fs::metadata(path).unwrap().len()
+        };
+        assert!(size(name) < size("f32"));
+    }
+    let mut large = adapter();
+    let f = large.factors.values_mut().next().unwrap();
+    f.a.view_mut().row_mut(0)[0] = 1e5;
+    let why = written(&large, Stored::F16, "large")
+        .unwrap_err()
+        .to_string();
+    assert!(why.contains("lora_A") && why.contains("finite"), "{why}");
+}
+
+#[test]
 fn a_place_that_is_taken_stays_as_it_is() {
     let root = tempfile::tempdir().unwrap();
     let file = root.path().join("mine.txt");

@@ -5,11 +5,19 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use crate::{
-    cli::{labelled::ColumnArgs, place::Place},
+    adapter::Stored,
+    cli::{Failure, labelled::ColumnArgs, place::Place},
     kernel::panel::Precision,
     model::Level,
     spec::Problem,
-    train::{Method, Prox, Settings, adalora::Budget, run::Plan, sora::GateInit},
+    train::{
+        Method, Prox, Settings, Shares,
+        adalora::Budget,
+        choice::Select,
+        run::Plan,
+        schedule::{Schedule, Strengths},
+        sora::GateInit,
+    },
 };
 
 /// Trains an adapter and a head on a frozen base, and writes the best epoch as a PEFT adapter: scale and gates folded
@@ -51,10 +59,16 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(super) adapt: AdaptArgs,
     #[command(flatten)]
+    pub(super) schedule: ScheduleArgs,
+    #[command(flatten)]
     pub(super) optimiser: OptimiserArgs,
-    /// The metric that picks the best epoch
+    /// The metric that epochs are chosen by
     #[arg(long, value_name = "NAME", help_heading = "Run")]
     pub(super) metric: Option<String>,
+    /// Which epoch the result is of: best, last, or smallest-within 0.5% (the fewest parameters among those whose score is at
+    /// most that share below the best)
+    #[arg(long, value_name = "WHICH", num_args = 1..=2, default_value = "best", help_heading = "Run")]
+    pub(super) select: Vec<String>,
     /// End after N epochs without a better score
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Run")]
     pub(super) patience: Option<u16>,
@@ -67,6 +81,9 @@ pub(crate) struct Args {
     /// Precision of the base's linears; factors, head and gradients stay f32
     #[arg(long, value_enum, default_value_t = BaseArg::F32, help_heading = "Run")]
     pub(super) dtype: BaseArg,
+    /// How the adapter's numbers are stored; scores are of what was trained, in f32
+    #[arg(long, value_enum, default_value_t = StoredArg::F32, help_heading = "Run")]
+    pub(super) adapter_dtype: StoredArg,
     /// Nothing on stderr
     #[arg(long, short, help_heading = "Run")]
     pub(super) quiet: bool,
@@ -92,13 +109,13 @@ pub(crate) struct AdaptArgs {
     #[arg(long, value_name = "X", default_value_t = 16.0)]
     pub(super) alpha: f32,
     /// How gates start
-    #[arg(long, value_enum, default_value_t = GateArg::Normal)]
+    #[arg(long, value_enum, default_value_t = GateArg::Ones)]
     pub(super) gate_init: GateArg,
     /// The operator that closes gates: soft (learning rate x lambda) or official (xi)
     #[arg(long, value_enum, default_value_t = ProxArg::Soft)]
     pub(super) prox: ProxArg,
     /// Strength of the soft threshold
-    #[arg(long, value_name = "X", default_value_t = 0.4)]
+    #[arg(long, value_name = "X", default_value_t = 0.5)]
     pub(super) lambda: f32,
     /// Threshold of the official operator
     #[arg(long, value_name = "X", default_value_t = 3e-4)]
@@ -109,6 +126,22 @@ pub(crate) struct AdaptArgs {
     /// Steps between those in which closed gates take part; 1 is the exact method
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) revive_every: usize,
+}
+
+/// The sparsifying schedule: phases from dense to sparse.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Schedule")]
+pub(crate) struct ScheduleArgs {
+    /// Rising strengths (lambda, or xi with --prox official), one a phase: 0,0.5,1 or linear:FROM:TO:COUNT, log-linear:...,
+    /// geometric:.... Each phase goes on from the one before and leaves its adapter in phases/
+    #[arg(long = "schedule", value_name = "LIST")]
+    pub(super) strengths: Option<Strengths>,
+    /// Epochs of every phase after the first; --epochs by default
+    #[arg(long, value_name = "N", requires = "strengths")]
+    pub(super) phase_epochs: Option<usize>,
+    /// Rates of 0 after the first phase, as in the original code: gates shrink and nothing is learnt
+    #[arg(long, requires = "strengths")]
+    pub(super) frozen_rate: bool,
 }
 
 /// How it is trained.
@@ -130,7 +163,7 @@ pub(crate) struct OptimiserArgs {
     /// Learning rate
     #[arg(long, value_name = "X", default_value_t = 1e-3)]
     pub(super) lr: f64,
-    /// Learning rate of the gates; that of A and B by default
+    /// Learning rate of the gates; ten times that of A and B by default (AdaLoRA's values: that of A and B)
     #[arg(long, value_name = "X")]
     pub(super) gate_lr: Option<f64>,
     /// Learning rate of the head; that of A and B by default
@@ -146,8 +179,14 @@ pub(crate) struct OptimiserArgs {
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub(super) clip: f64,
     /// Share of each half's output that is dropped in training
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
     pub(super) dropout: f32,
+    /// Share of the inputs of A that is dropped in training
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
+    pub(super) lora_dropout: f32,
+    /// Share of attention weights that is dropped in training
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
+    pub(super) attention_dropout: f32,
     /// Seed of everything that is random
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) seed: u64,
@@ -194,6 +233,27 @@ pub(super) enum BaseArg {
     Bf16,
 }
 
+/// Types that an adapter is stored in.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum StoredArg {
+    /// 32-bit floats
+    F32,
+    /// 16-bit floats: half the size
+    F16,
+    /// 16-bit brain floats: half the size, coarser, any magnitude
+    Bf16,
+}
+
+impl From<StoredArg> for Stored {
+    fn from(stored: StoredArg) -> Self {
+        match stored {
+            StoredArg::F32 => Stored::F32,
+            StoredArg::F16 => Stored::F16,
+            StoredArg::Bf16 => Stored::Bf16,
+        }
+    }
+}
+
 impl From<BaseArg> for Precision {
     fn from(dtype: BaseArg) -> Self {
         match dtype {
@@ -225,9 +285,34 @@ impl From<GateArg> for GateInit {
     }
 }
 
+/// The gates' learning rate over that of A and B: what closes enough of them in the few hundred steps of a small task
+/// (docs/quality.md).
+const GATES: f64 = 10.0;
+
+fn share(text: &str) -> Result<f32, String> {
+    let share = text.parse::<f32>().ok().filter(|x| (0.0..1.0).contains(x));
+    share.ok_or_else(|| "a share is from 0 to below 1".to_owned())
+}
+
+impl OptimiserArgs {
+    /// What is dropped in training.
+    pub(super) fn dropped(&self) -> Shares {
+        Shares {
+            hidden: self.dropout,
+            factors: self.lora_dropout,
+            attention: self.attention_dropout,
+        }
+    }
+}
+
 impl Args {
     /// The plan; `metric` is the preset's.
-    pub(super) fn plan(&self, metric: Option<&str>, problem: Problem, level: Level) -> Plan {
+    pub(super) fn plan(
+        &self,
+        metric: Option<&str>,
+        problem: Problem,
+        level: Level,
+    ) -> Result<Plan, Failure> {
         let metric = self.metric.as_deref().or(metric).unwrap_or(match problem {
             Problem::Regression => "pearson",
             Problem::SingleLabelClassification if level == Level::Token => "f1",
@@ -240,17 +325,28 @@ impl Args {
             (MethodArg::Sora, ProxArg::Official) => Prox::Official(adapt.xi),
             _ => Prox::Off,
         };
-        Plan {
+        let select: Result<Select, String> = self.select.join(" ").parse();
+        let schedule = self.schedule.strengths.as_ref().map(|s| Schedule {
+            strengths: s.0.clone(),
+            epochs: self.schedule.phase_epochs.unwrap_or(optimiser.epochs),
+            frozen: self.schedule.frozen_rate,
+        });
+        let plan = Plan {
             epochs: optimiser.epochs,
             batch: optimiser.batch,
             lr: optimiser.lr,
-            gate_lr: optimiser.gate_lr.unwrap_or(optimiser.lr),
+            gate_lr: optimiser.gate_lr.unwrap_or(match adapt.method {
+                MethodArg::Sora => GATES * optimiser.lr,
+                _ => optimiser.lr,
+            }),
             head_lr: optimiser.head_lr.unwrap_or(optimiser.lr),
             warmup: optimiser.warmup,
             revive_every: adapt.revive_every,
             budget: matches!(adapt.method, MethodArg::Adalora)
                 .then(|| Budget::to(adapt.target_rank.unwrap_or(adapt.r_max * 2 / 3).into())),
             metric: metric.to_owned(),
+            select: select.map_err(|why| Failure::Usage(format!("--select {why}")))?,
+            schedule,
             patience: self.patience.map(usize::from),
             train_scored: self.train_scored,
             seed: optimiser.seed,
@@ -261,6 +357,11 @@ impl Args {
                 prox,
                 ..Settings::default()
             },
+        };
+        if let Some(schedule) = &plan.schedule {
+            let wrong = |why| Failure::Usage(format!("--schedule: {why}"));
+            schedule.plans(&plan).map_err(wrong)?;
         }
+        Ok(plan)
     }
 }

@@ -1,20 +1,59 @@
-//! What a run was and came to: `sorank.json`, and the page.
+//! What a run is and came to: the identity that its checkpoints carry, `sorank.json`, and the page.
 
 use serde_json::{Value, json};
 
-use super::args::{Args, MethodArg};
+use super::{
+    args::Args,
+    given::{Base, Data, Given},
+};
 use crate::{
+    model::Level,
     report::{
         grouped,
         inspect::layer_and_site,
         rankmap::RankRow,
-        train::{EpochRow, TrainReport},
+        train::{EpochRow, PhaseRow, TrainReport},
     },
     train::{
-        Facts, Learner,
+        Facts, Learner, Method,
+        choice::{Point, pareto},
         run::{Outcome, Plan},
     },
 };
+
+/// What the run is: all that its result depends on. A checkpoint of another one is not gone on from.
+pub(super) fn identity(
+    args: &Args,
+    given: &Given,
+    base: &Base,
+    train: &Data,
+    dev: &Data,
+    facts: &Facts<'_>,
+) -> Value {
+    let file =
+        |data: &Data| json!({"file": data.path, "rows": data.rows.len(), "blake3": data.hash});
+    json!({
+        "sorank": env!("CARGO_PKG_VERSION"),
+        "method": facts.method,
+        "r_max": args.adapt.r_max,
+        "alpha": args.adapt.alpha,
+        "gate_init": facts.gate_init,
+        "sites_asked": args.adapt.sites,
+        "dropout": args.optimiser.dropped(),
+        "dtype": base.model.packed().precision(),
+        "max_tokens": base.limit.max,
+        "batch_tokens": args.optimiser.batch_tokens,
+        "plan": given.plan,
+        "seed": args.optimiser.seed,
+        "threads": rayon::current_num_threads(),
+        "base_fingerprint": base.model.packed().content_hash(),
+        "train": file(train),
+        "dev": file(dev),
+        "labels": given.labels.names,
+        "problem": given.problem,
+        "tags": given.level == Level::Token,
+    })
+}
 
 /// What the run was and came to.
 pub(super) fn made(
@@ -22,15 +61,15 @@ pub(super) fn made(
     plan: &Plan,
     outcome: &Outcome,
     learner: &Learner<'_>,
-    method: MethodArg,
+    facts: &Facts<'_>,
     start: usize,
 ) -> Value {
     let best = outcome
         .epochs
         .iter()
         .find(|e| e.epoch == outcome.best_epoch);
-    let kept = match method {
-        MethodArg::Bitfit | MethodArg::Full => {
+    let kept = match facts.method {
+        Method::Bitfit | Method::Full => {
             let parameters = outcome.best.parameters.iter();
             parameters.map(|p| p.value.as_slice().len()).sum()
         }
@@ -54,7 +93,31 @@ pub(super) fn made(
     made["seconds"] = json!(outcome.epochs.last().map(|e| e.seconds));
     made["parameters"] = json!({"start": start, "kept": kept});
     made["sites"] = sites.into();
+    made["pareto"] = front(outcome, plan);
+    if let Some(schedule) = &plan.schedule {
+        made["phases"] = json!(schedule.phases(&outcome.epochs, &plan.metric));
+    }
     made
+}
+
+/// The epochs that no other beats in score with as few parameters, fewest first.
+fn front(outcome: &Outcome, plan: &Plan) -> Value {
+    let points: Vec<Point> = (outcome.epochs.iter())
+        .map(|e| Point {
+            score: e.scores[plan.metric.as_str()],
+            parameters: e.kept_parameters,
+        })
+        .collect();
+    let told = pareto(&points).into_iter().map(|i| {
+        let (epoch, point) = (&outcome.epochs[i], &points[i]);
+        json!({
+            "epoch": epoch.epoch,
+            "phase": epoch.phase,
+            "score": point.score,
+            "parameters": point.parameters,
+        })
+    });
+    told.collect()
 }
 
 /// The page of the run that `made` describes.
@@ -153,8 +216,25 @@ pub(super) fn page(args: &Args, made: &Value, outcome: &Outcome, facts: &Facts<'
         facts: told,
         metric: metric.to_owned(),
         best: outcome.best_epoch,
+        phases: phases(made),
         epochs: epochs.collect(),
         curve: curve.collect(),
         ranks: ranks.into_iter().filter_map(row).collect(),
     }
+}
+
+/// The phases of a schedule, as `made` tells them.
+fn phases(made: &Value) -> Vec<PhaseRow> {
+    let rows = made["phases"].as_array().map_or(&[][..], Vec::as_slice);
+    let whole = |value: &Value| value.as_u64().unwrap_or_default() as usize;
+    let row = |p: &Value| PhaseRow {
+        number: whole(&p["number"]),
+        strength: p["strength"].as_f64().unwrap_or_default(),
+        epoch: whole(&p["epoch"]),
+        memorisation: p["memorisation"].as_f64(),
+        generalisation: p["generalisation"].as_f64().unwrap_or(f64::NAN),
+        ranks: whole(&p["kept_ranks"]),
+        parameters: whole(&p["kept_parameters"]),
+    };
+    rows.iter().map(row).collect()
 }

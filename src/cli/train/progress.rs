@@ -115,6 +115,7 @@ impl Progress {
                 self.told = Instant::now();
                 self.say(&line(epoch));
             }
+            Event::Phase { number, .. } => self.say(&format!("phase {number} is done")),
             Event::Checkpoint(_) => {}
         }
     }

@@ -14,6 +14,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    adapter::{Adapter, Stored},
     cli::{
         Failure,
         config::{RUN, partial},
@@ -28,6 +29,8 @@ use crate::{
 
 /// The name of the epochs beside the result.
 const METRICS: &str = "metrics.jsonl";
+/// The directory of the adapters of a schedule's phases, each under its number.
+const PHASES: &str = "phases";
 /// The name of what a run was and came to.
 pub(super) const MADE: &str = "sorank.json";
 
@@ -119,6 +122,17 @@ impl RunDir {
         file.write_all(line.as_bytes()).map_err(Error::io(&path))
     }
 
+    /// Writes the adapter that phase `number` ended with, over the one of a run that was cut there.
+    pub(super) fn add_phase(&self, number: usize, adapter: &Adapter, stored: Stored) -> Result<()> {
+        let phases = self.file(PHASES);
+        std::fs::create_dir_all(&phases).map_err(Error::io(&phases))?;
+        let dir = phases.join(number.to_string());
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
+        }
+        adapter.write_as(&dir, stored)
+    }
+
     /// Makes the result: `weights` makes the directory it is given, `files` go into it. It takes its name whole.
     pub(super) fn finish(
         &self,
@@ -131,6 +145,10 @@ impl RunDir {
             std::fs::remove_dir_all(&result).map_err(Error::io(&result))?;
         }
         weights(&result)?;
+        let phases = self.file(PHASES);
+        if phases.exists() {
+            std::fs::rename(&phases, result.join(PHASES)).map_err(Error::io(&phases))?;
+        }
         let settings = self.file(RUN);
         std::fs::copy(&settings, result.join(RUN)).map_err(Error::io(&settings))?;
         let metrics = (METRICS, metrics(epochs));

@@ -44,6 +44,8 @@ pub struct Gradients<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     scores: Words,
+    /// Probabilities after dropout.
+    dropped: Words,
     content: Words,
     position: Words,
 }
@@ -190,18 +192,22 @@ impl HeadGradient<'_> {
                 self.k.row_range(keys.clone()),
                 self.v.row_range(keys.clone()),
             );
-            // out = p v
-            gemm(
-                self.dv.reborrow().row_range(keys.clone()),
-                1.0,
-                1.0,
-                p,
-                true,
-                dout,
-                false,
-            );
+            // out = (p o mask) v
+            let mut dropped = p;
+            if let Some(dropout) = head.of.dropout {
+                let all = own.dropped.get_mut(n * keys.len());
+                let mut to = MatMut::new(&mut *all, n, keys.len());
+                to.copy_from(p);
+                head.drop(dropout, block.clone(), keys.start, to);
+                dropped = Mat::new(all, n, keys.len());
+            }
+            let dv = self.dv.reborrow().row_range(keys.clone());
+            gemm(dv, 1.0, 1.0, dropped, true, dout, false);
             let mut ds = MatMut::new(own.scores.get_mut(n * keys.len()), n, keys.len());
             gemm(ds.reborrow(), 0.0, 1.0, dout, false, v, true);
+            if let Some(dropout) = head.of.dropout {
+                head.drop(dropout, block.clone(), keys.start, ds.reborrow());
+            }
             // p = softmax(s)
             softmax::backward_at(head.level, p, ds.reborrow());
             let ds = ds.as_ref();
@@ -264,9 +270,9 @@ mod tests {
     #[test]
     fn gradients_equal_differences() {
         let mut scratch = Scratch::default();
-        for kind in KINDS {
+        for (kind, dropped) in KINDS.into_iter().flat_map(|k| [(k, 0.0), (k, 0.3)]) {
             for (tokens, width) in [(1, 8), (5, 4), (18, 6), (70, 2)] {
-                let case = Case::new(kind, tokens, 2, width);
+                let case = Case::new(kind, tokens, 2, width).dropping(dropped);
                 let (attention, h) = (case.attention(), 2 * width);
                 let dout = Noise::new(tokens as u64).matrix(tokens, h, 1.0);
                 let table = |t: &Option<(Matrix, _)>| t.as_ref().map(|t| t.0.rows());
@@ -307,7 +313,7 @@ mod tests {
                         .map(|(o, &d)| o * f64::from(d))
                         .sum()
                 };
-                let what = format!("{kind:?}, {tokens} x {width}");
+                let what = format!("{kind:?}, {tokens} x {width}, {dropped} dropped");
                 type Pick = fn(&mut Inputs) -> &mut Vec<f64>;
                 let parts: [(&str, Option<&Matrix>, f64, Pick); 5] = [
                     ("dq", Some(&dq), 0.0, |x| &mut x.q),

@@ -55,6 +55,7 @@ pub(super) struct Case {
     pub(super) buckets: (usize, usize),
     pub(super) keys: Option<(Matrix, PositionPanels)>,
     pub(super) queries: Option<(Matrix, PositionPanels)>,
+    pub(super) dropout: Option<Dropout>,
     pub(super) precision: Precision,
 }
 
@@ -98,6 +99,7 @@ impl Case {
             buckets,
             keys,
             queries,
+            dropout: None,
             precision: Precision::F32,
         }
     }
@@ -108,6 +110,12 @@ impl Case {
             *panels = PositionPanels::new(precision, table.view(), self.heads);
         }
         Self { precision, ..self }
+    }
+
+    /// The same with a share of the weights dropped.
+    pub(super) fn dropping(self, share: f32) -> Self {
+        let dropout = Dropout::new(share, 11);
+        Self { dropout, ..self }
     }
 
     pub(super) fn attention(&self) -> Attention<'_> {
@@ -121,6 +129,7 @@ impl Case {
             scale: 1.0 / (self.width as f32).sqrt(),
             window: self.window,
             positions: Positions::None,
+            dropout: self.dropout,
             precision: self.precision,
         };
         if let Some((_, bias)) = &self.bias {
@@ -177,10 +186,16 @@ impl Case {
                 let m = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let e: Vec<f64> = scores.iter().map(|s| (s - m).exp()).collect();
                 let sum: f64 = e.iter().sum();
+                let mut mask = vec![1.0f32; tokens];
+                if let Some(dropout) = self.dropout {
+                    let reach = self.window.unwrap_or(tokens);
+                    let seen = i.saturating_sub(reach)..tokens.min(i + reach + 1);
+                    dropout.row(head * tokens + i, &mut mask[seen]);
+                }
                 for j in 0..tokens {
                     let v = &inputs.v[at(j)];
                     for (o, v) in out[at(i)].iter_mut().zip(v) {
-                        *o += e[j] / sum * v;
+                        *o += f64::from(mask[j]) * e[j] / sum * v;
                     }
                 }
             }
@@ -216,6 +231,24 @@ pub(super) struct Inputs {
     pub(super) v: Vec<f64>,
     pub(super) keys: Vec<f64>,
     pub(super) queries: Vec<f64>,
+}
+
+#[test]
+fn dropped_weights_are_those_of_the_mask_however_queries_are_cut() {
+    let mut scratch = Scratch::default();
+    for kind in KINDS {
+        let case = Case::new(kind, 70, 2, 16).dropping(0.25);
+        let want = case.naive(&case.inputs());
+        let mut out = Matrix::zeros(70, 32);
+        case.attention().forward(out.view_mut(), &mut scratch);
+        assert_near(&format!("{kind:?}"), out.as_slice(), &want, TOLERANCE);
+        let mut part = Matrix::zeros(9, 16);
+        let attention = case.attention();
+        attention.part(1..2, 40..49, part.view_mut(), &mut scratch);
+        for r in 0..9 {
+            assert_eq!(part.row(r), &out.row(40 + r)[16..], "{kind:?}");
+        }
+    }
 }
 
 #[test]
@@ -362,6 +395,7 @@ fn disentangled_terms_equal_the_reference() {
         scale: relative.scale(4),
         window: None,
         positions: Positions::Relative(relative),
+        dropout: None,
         precision: Precision::F32,
     };
     let mut out = Matrix::zeros(9, 8);

@@ -6,6 +6,7 @@ use crate::{
     mat::{Mat, MatMut, Matrix},
     model::{
         attention::LayerPositions,
+        backward::Recorded,
         block::{Block, Pass},
         linear::backward::{InputGradient, Trained, Transposed},
     },
@@ -14,8 +15,8 @@ use crate::{
 /// The gradient of q|k|v before any turn, `dqkv [T x 3H]`, from that of the context, `dout [T x H]`.
 ///
 /// `qkv` is what attention read (after the turn). Where the layer has relative positions, `own` is what is trained of the
-/// linear that projects them.
-pub fn backward(
+/// linear that projects them; `recorded` knows what weights were dropped.
+pub fn backward<R: Recorded>(
     block: &Block,
     pass: Pass<'_>,
     layer: usize,
@@ -24,12 +25,14 @@ pub fn backward(
     mut dqkv: MatMut<'_>,
     transposed: &Transposed,
     own: Trained<'_, '_>,
+    recorded: &R,
 ) {
     let h = dout.cols();
     let mut tables = Tables::of(block, pass);
     for s in 0..pass.batch.sequences() {
         let rows = pass.batch.rows(s);
-        let call = sequence(block, pass, layer, s, qkv);
+        let mut call = sequence(block, pass, layer, s, qkv);
+        call.dropout = recorded.attention_dropout(layer, s);
         let part = dqkv.reborrow().row_range(rows.clone());
         let (dq, rest) = part.split_cols(h);
         let (dk, dv) = rest.split_cols(h);

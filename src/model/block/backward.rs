@@ -56,12 +56,14 @@ impl<'a, R: Recorded> Back<'a, R> {
     fn linear(
         &self,
         linear: &Linear,
+        layer: usize,
         x: Mat<'_>,
         dy: Mat<'_>,
         gradients: &mut Gradients,
         dx: InputGradient<'_>,
     ) {
-        let trained = Trained::at(linear, self.task(), gradients);
+        let mut trained = Trained::at(linear, self.task(), gradients);
+        trained.dropout = (linear.slot).and_then(|s| self.recorded.factor_dropout(layer, s));
         linear.backward(self.transposed, x, dy, trained, dx);
     }
 
@@ -174,7 +176,7 @@ impl Block {
         let dy = masked(back, Place::MlpOut, layer, d, &mut w.half);
         // y = a Wt
         let dx = InputGradient::Write(w.ffn.reshape(t, f));
-        back.linear(&self.mlp_out, w.input.view(), dy, gradients, dx);
+        back.linear(&self.mlp_out, layer, w.input.view(), dy, gradients, dx);
         let mut dh = w.wide.reshape(t, before.cols());
         let mut scratch = if gated { vec![0.0; f] } else { Vec::new() };
         for r in 0..t {
@@ -185,7 +187,14 @@ impl Block {
             true => InputGradient::Write(w.half.reshape(t, h)),
             false => InputGradient::Add(d.view_mut()),
         };
-        back.linear(&self.mlp_in, w.input.view(), w.wide.view(), gradients, to);
+        back.linear(
+            &self.mlp_in,
+            layer,
+            w.input.view(),
+            w.wide.view(),
+            gradients,
+            to,
+        );
     }
 
     /// What forward makes of a row of the first linear's answer: `a = act(h)`, or `act(p) q` for `p | q` (`q | p` where
@@ -245,7 +254,7 @@ impl Block {
         let dy = masked(back, Place::AttnOut, layer, d, &mut w.half);
         // y = context Wt
         let dx = InputGradient::Write(w.ffn.reshape(t, h));
-        back.linear(&self.attn_out, at(Place::Context), dy, gradients, dx);
+        back.linear(&self.attn_out, layer, at(Place::Context), dy, gradients, dx);
         let own = Trained::at(self.projects_positions(), back.task(), gradients);
         attention::backward::backward(
             self,
@@ -256,6 +265,7 @@ impl Block {
             w.wide.reshape(t, 3 * h),
             back.transposed,
             own,
+            back.recorded,
         );
         self.attention_input(back, layer, &mut w.input);
         let to = match (back.below || layer > back.lowest, normed) {
@@ -263,7 +273,14 @@ impl Block {
             (true, true) => InputGradient::Write(w.half.reshape(t, h)),
             (true, false) => InputGradient::Add(d.view_mut()),
         };
-        back.linear(&self.qkv, w.input.view(), w.wide.view(), gradients, to);
+        back.linear(
+            &self.qkv,
+            layer,
+            w.input.view(),
+            w.wide.view(),
+            gradients,
+            to,
+        );
     }
 }
 

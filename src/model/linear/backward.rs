@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::{
     kernel::{
+        dropout::Dropout,
         gemm::gemm,
         outer::{BLOCK, add_outer},
         panel::{Init, OwnedPanels, Panels, Part, Precision, Product, unpack},
@@ -136,6 +137,8 @@ pub struct Trained<'t, 'g> {
     pub bias: Option<&'g mut Matrix>,
     /// Closed ranks.
     pub probe: Option<&'g mut Probe>,
+    /// What dropped elements of the input that factors and closed ranks read.
+    pub dropout: Option<Dropout>,
 }
 
 impl<'t, 'g> Trained<'t, 'g> {
@@ -152,6 +155,7 @@ impl<'t, 'g> Trained<'t, 'g> {
             weight: weights.get_mut(slot).and_then(Option::as_mut),
             bias: biases.get_mut(slot).and_then(Option::as_mut),
             probe: gradients.probes.get_mut(slot).and_then(Option::as_mut),
+            dropout: None,
         }
     }
 }
@@ -175,8 +179,15 @@ impl Linear {
         if let Some(db) = trained.bias {
             add_rows(dy, db);
         }
+        let dropped = trained.dropout.map(|dropout| {
+            let mut to = Matrix::zeros(x.rows(), x.cols());
+            to.view_mut().copy_from(x);
+            dropout.rows(to.view_mut());
+            to
+        });
+        let read = dropped.as_ref().map_or(x, Matrix::view);
         if let Some(probe) = trained.probe {
-            probe.add(x, dy);
+            probe.add(read, dy);
         }
         let (wanted, init) = match &dx {
             InputGradient::None => (false, Init::Zero),
@@ -184,12 +195,20 @@ impl Linear {
             InputGradient::Add(_) => (true, Init::Keep),
         };
         let mut dt = Matrix::default();
-        let mut down = None;
+        // What comes back through the factors: as a continuation of the sums, or where it is masked as its own matrix.
+        let (mut down, mut through_mask) = (None, None);
         if let Some((factors, gradient)) = trained.factors {
             let mut dt = dt.reshape(x.rows(), factors.down.rows());
-            factors_backward(factors, gradient, x, dy, dt.reborrow());
+            factors_backward(factors, gradient, read, dy, dt.reborrow());
             // t = x At, so dx += dt A
-            down = wanted.then(|| {
+            if let (Some(dropout), true) = (trained.dropout, wanted) {
+                let mut dx = Matrix::zeros(x.rows(), x.cols());
+                let a = factors.down.view();
+                gemm(dx.view_mut(), 0.0, 1.0, dt.as_ref(), false, a, false);
+                dropout.rows(dx.view_mut());
+                through_mask = Some(dx);
+            }
+            down = (wanted && trained.dropout.is_none()).then(|| {
                 let turned = transposed_of(factors.down.view());
                 OwnedPanels::pack(turned.view(), Precision::F32, false)
             });
@@ -213,7 +232,14 @@ impl Linear {
             t: dt.view(),
             up: up.view(),
         });
-        product.into_with_parts(part.as_slice(), dx);
+        let mut dx = dx;
+        product.into_with_parts(part.as_slice(), dx.reborrow());
+        if let Some(masked) = through_mask {
+            for r in 0..dx.rows() {
+                let to = dx.row_mut(r).iter_mut();
+                to.zip(masked.row(r)).for_each(|(to, d)| *to += d);
+            }
+        }
     }
 }
 
