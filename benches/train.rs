@@ -1,4 +1,5 @@
-//! A training step (forward, backward, AdamW) on bases of random weights: LoRA, and SoRA against the ranks it kept.
+//! A training step (forward, backward, AdamW) on bases of random weights: LoRA, SoRA against the ranks it kept, AdaLoRA while its
+//! budget falls and after.
 //!
 //! `cargo bench --bench train` prints a table; words choose among models, dtypes and thread counts (`t1`, `t2`); `-- --check` compares
 //! the gradient with the loss along it, on one and two threads and with layers run again, on a tiny shape instead.
@@ -16,6 +17,7 @@ use sorank::{
     spec::Problem,
     train::{
         Example, Facts, Kind, Learner, Live, Method, Optimizer, Rates, Settings, Shares, Target,
+        adalora::{Allocator, Budget},
         sora::GateInit,
     },
 };
@@ -23,6 +25,8 @@ use support::{BASE, MINILM, Noise, Shape, TINY, dtype_name};
 
 const ROUNDS: usize = 5;
 const R_MAX: usize = 8;
+/// The mean rank that AdaLoRA comes to: two thirds.
+const ADALORA: usize = 5;
 
 fn main() {
     let (check, words) = support::arguments();
@@ -83,7 +87,7 @@ fn live(model: &Model, method: Method, kept: usize) -> Live {
                     .row_mut(r)
                     .iter_mut()
                     .for_each(|b| *b = 0.01 * noise.next()),
-                Kind::Gate if r >= kept => value.row_mut(r)[0] = 0.0,
+                Kind::Gate => value.row_mut(r)[0] = f32::from(u8::from(r < kept)),
                 _ => {}
             }
         }
@@ -109,7 +113,17 @@ fn measure(shape: &Shape, precision: Precision, threads: usize, rows: usize, tok
     let mut cases = Vec::new();
     let mut push = |name: String, method, kept, all| {
         let live = live(&model, method, kept);
-        let optimizer = Optimizer::new(Settings::default(), &live.parameters);
+        let mut optimizer = Optimizer::new(Settings::default(), &live.parameters);
+        if method == Method::Adalora {
+            // The budget falls from the first step on, or has fallen before it.
+            let last = if all { 0.0 } else { 1.0 };
+            let budget = Budget {
+                first: 0.0,
+                last,
+                ..Budget::to(kept.min(ADALORA))
+            };
+            optimizer = optimizer.with_budget(Allocator::new(budget, 1000, &live));
+        }
         let learner = pool.install(|| Learner::new(&model, live, Shares::default(), 1));
         cases.push(Case {
             name,
@@ -129,6 +143,9 @@ fn measure(shape: &Shape, precision: Precision, threads: usize, rows: usize, tok
             false,
         );
     }
+    push("AdaLoRA, falling".into(), Method::Adalora, R_MAX, true);
+    let settled = format!("AdaLoRA {ADALORA} of 8, settled");
+    push(settled, Method::Adalora, ADALORA, false);
     let mut peaks = Vec::new();
     for round in 0..=ROUNDS {
         for case in &mut cases {
