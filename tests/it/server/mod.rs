@@ -8,6 +8,7 @@ mod life;
 mod overflow;
 mod safety;
 mod selection;
+mod settings;
 mod sockets;
 mod state;
 #[cfg(feature = "object-store")]
@@ -159,7 +160,7 @@ fn agent() -> ureq::Agent {
         .into()
 }
 
-fn got(mut response: ureq::http::Response<ureq::Body>) -> Got {
+pub(crate) fn got(mut response: ureq::http::Response<ureq::Body>) -> Got {
     Got {
         status: response.status().as_u16(),
         headers: response.headers().clone(),
