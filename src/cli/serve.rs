@@ -381,6 +381,7 @@ fn log(args: &Args, level: EnvFilter) -> Result<impl Sized, Failure> {
     use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        .with_ansi(super::colours())
         .with_target(false);
     let lines = match args.listen.json_output {
         true => lines.json().boxed(),

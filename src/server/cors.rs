@@ -2,8 +2,13 @@
 //!
 //! Not who may ask: a page needs a key like everybody else, and no cookie is one.
 
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::{
+    Router,
+    http::{HeaderName, HeaderValue, Method, header},
+};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+
+use super::state::App;
 
 /// What a page sends besides its body.
 const ASKED: [HeaderName; 4] = [
@@ -26,8 +31,11 @@ pub fn is_origin(origin: &str) -> bool {
     origin == "*" || (host.is_some() && HeaderValue::from_str(origin).is_ok())
 }
 
-/// Answers browsers; of `origins` those that are none ([`is_origin`]) are left out.
-pub(super) fn layer(origins: &[String]) -> CorsLayer {
+/// `routes` that answer browsers; of `origins` those that are none ([`is_origin`]) are left out.
+pub(super) fn around(origins: &[String], routes: Router<App>) -> Router<App> {
+    if origins.is_empty() {
+        return routes; // the layer would answer any OPTIONS
+    }
     let any = origins.iter().any(|origin| origin == "*");
     let named = origins.iter().filter(|origin| is_origin(origin));
     let named = named.filter_map(|origin| HeaderValue::from_str(origin).ok());
@@ -35,14 +43,13 @@ pub(super) fn layer(origins: &[String]) -> CorsLayer {
         true => AllowOrigin::from(Any),
         false => AllowOrigin::list(named),
     };
-    match origins.is_empty() {
-        true => CorsLayer::new(),
-        false => CorsLayer::new()
+    routes.layer(
+        CorsLayer::new()
             .allow_origin(allowed)
             .allow_methods([Method::GET, Method::POST])
             .allow_headers(ASKED)
             .expose_headers(TOLD),
-    }
+    )
 }
 
 #[cfg(test)]

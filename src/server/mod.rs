@@ -108,16 +108,16 @@ fn of(family: Family, routes: Router<App>) -> Router<App> {
 /// What is around all routes.
 fn around(app: App, routes: Router<App>) -> Router {
     let limit = DefaultBodyLimit::max(app.options.max_body_bytes);
-    let cors = cors::layer(&app.options.cors_allow_origin);
     let patience = linger::Patience::of(&app.options);
-    routes
+    let routes = routes
         .layer(limit)
         .layer(middleware::from_fn_with_state(app.clone(), auth::keys))
         .layer(middleware::from_fn_with_state(
             app.clone(),
             observe::observe,
-        ))
-        .layer(cors) // outside of the keys: a browser's question before the request bears none
+        ));
+    // Outside of the keys: a browser's question before the request bears none.
+    cors::around(&app.options.cors_allow_origin, routes)
         .layer(middleware::map_request(
             move |request: Request| async move { patience.with(request) },
         ))

@@ -153,7 +153,7 @@ pub(crate) fn post(url: &str, path: &str, body: &str, headers: &[(&str, &str)]) 
     got(request.send(body).unwrap())
 }
 
-fn agent() -> ureq::Agent {
+pub(crate) fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
         .build()

@@ -3,7 +3,7 @@
 use serde_json::json;
 use sorank::server::{DefaultPrompt, Options};
 
-use super::{Server, floats, got};
+use super::{Server, agent, floats, got};
 
 #[test]
 fn truncate_prompt_tokens_keeps_so_many() {
@@ -103,6 +103,13 @@ fn pages_of_named_origins_may_ask() {
         before("https://other.example").header("access-control-allow-origin"),
         ""
     );
+    // Without origins nothing answers for them.
+    let closed = Server::start(Options::default());
+    let asked = agent()
+        .options(format!("{}/embed", closed.url))
+        .call()
+        .unwrap();
+    assert_eq!(got(asked).status, 405);
     // Being allowed to ask is no key.
     let origin = ("origin", "https://app.example");
     let body = json!({"inputs": "a boat"});
