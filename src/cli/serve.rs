@@ -186,6 +186,38 @@ fn seconds(arg: &str) -> Result<f64, String> {
     }
 }
 
+impl AdapterArgs {
+    /// # Errors
+    /// Of a place that adapters are to come from and cannot.
+    fn places(&self) -> Result<(), Failure> {
+        let url = |place: &str| {
+            place
+                .split_once("://")
+                .is_some_and(|(_, rest)| !rest.is_empty())
+        };
+        let dir = self
+            .adapter_dir
+            .iter()
+            .filter(|dir| !url(&dir.to_string_lossy()));
+        let root = self
+            .adapter_root
+            .iter()
+            .map(|root| ("--adapter-root", root));
+        for (flag, dir) in root.chain(dir.map(|dir| ("--adapter-dir", dir))) {
+            if !dir.is_dir() {
+                let why = format!("{flag} {}: there is no such directory", dir.display());
+                return Err(Failure::Failed(why));
+            }
+        }
+        match self.adapter_stores.iter().find(|store| !url(store)) {
+            Some(other) => Err(Failure::Usage(format!(
+                "--adapter-store {other:?}: expected a URL such as s3://bucket/prefix"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Args {
     fn options(&self) -> Result<Options, Failure> {
         let (limits, adapters) = (&self.limits, &self.adapters);
@@ -199,6 +231,7 @@ impl Args {
             let why = format!("--cors-allow-origin {other:?}: expected * or https://host[:port]");
             return Err(Failure::Usage(why));
         }
+        self.adapters.places()?;
         let named = limits.default_prompt_name.clone().map(DefaultPrompt::Named);
         let words = limits.default_prompt.clone().map(DefaultPrompt::Text);
         Ok(Options {
