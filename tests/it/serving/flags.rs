@@ -118,7 +118,9 @@ fn every_flag_is_a_variable_and_a_key_of_the_file() {
                 let all: Vec<&str> = all.iter().filter_map(toml::Value::as_str).collect();
                 all.join(",")
             }
-            other => other.to_string(),
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Float(number) => number.to_string(),
+            other => other.as_bool().unwrap().to_string(),
         };
         let variable = format!("SORANK_{}", flag.to_uppercase().replace('-', "_"));
         assert!(help.contains(&format!("[env: {variable}")), "{variable}");
