@@ -20,7 +20,9 @@ for tool in "$CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER" "${CARGO_TARGET_AAR
 done
 test -e "$QEMU_LD_PREFIX/lib/ld-linux-aarch64.so.1" || skip "no libc for AArch64 under $QEMU_LD_PREFIX"
 
+# Emulated: a limit of time is missed, and a test that starts itself would start a program of another CPU.
+not=(--skip the_ceilings_bound_the_time --skip a_killed_builder_leaves --skip racing_processes_build)
 for cpu in max cortex-a72; do
     echo "== $cpu"
-    QEMU_CPU=$cpu cargo test --target $target --no-default-features --lib -- "$@"
+    QEMU_CPU=$cpu cargo test --target $target --no-default-features --lib -- "${not[@]}" "$@"
 done

@@ -89,6 +89,7 @@ impl<S: Simd> Dot for Widen<S> {
     const TILE: (usize, usize) = match S::LEVEL {
         Level::Avx512 => (8, 2),
         Level::Avx2 => (4, 1),
+        Level::Neon => (5, 1),
         _ => (S::TILE_ROWS, S::TILE_PANELS),
     };
 

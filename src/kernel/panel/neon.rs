@@ -150,6 +150,7 @@ impl<D: Lanes> Dot for ByLane<D> {
     type X = D::X;
     const K_STEP: usize = D::K_STEP;
     const X_STEP: usize = D::X_STEP;
+    const TILE: (usize, usize) = D::TILE;
 
     #[inline(always)]
     fn simd(self) -> D::S {
