@@ -32,7 +32,7 @@ impl Neon {
 pub(super) fn prefetch(p: *const u8) {
     // SAFETY: a hint; it never faults and changes nothing. (The intrinsic is not stable.)
     unsafe {
-        asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags));
+        asm!("prfm pldl1keep, [{p}]", p = in(reg) p.addr(), options(nomem, nostack, preserves_flags));
     }
 }
 
