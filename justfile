@@ -20,7 +20,12 @@ test:
 
 # The whole suite once per instruction level of this CPU.
 levels:
-    for level in scalar avx2 avx512; do SORANK_SIMD=$level cargo test || exit 1; done
+    case $(uname -m) in aarch64|arm64) levels="scalar neon";; *) levels="scalar avx2 avx512";; esac; \
+    for level in $levels; do SORANK_SIMD=$level cargo test || exit 1; done
+
+# The NEON level on a machine that has none: the library's tests for AArch64 under qemu-user.
+neon:
+    tests/neon.sh
 
 # Long tests: everything marked #[ignore].
 test-long:

@@ -55,7 +55,7 @@ Examples:
   # What an adapter holds, and its rank map as a picture
   sorank inspect ./intent-lora --svg ranks.svg
 
-Environment: SORANK_CACHE (where packed bases are kept), SORANK_SIMD (scalar, avx2, avx512),
+Environment: SORANK_CACHE (where packed bases are kept), SORANK_SIMD (scalar, neon, avx2, avx512),
 SORANK_LOG (error, warn, info, debug); HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE as in Python's huggingface_hub.";
 
 /// Many pruned LoRA / SoRA adapters over one frozen encoder, on the CPU.

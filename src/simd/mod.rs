@@ -20,12 +20,18 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
 pub use self::{avx2::Avx2, avx512::Avx512};
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{V as NeonVector, widen as widen_bf16};
 pub use scalar::Scalar;
 
 /// Lanes of a vector, at every level.
@@ -37,6 +43,8 @@ pub const LANES: usize = 16;
 pub enum Level {
     /// Plain Rust without fused multiply-add: runs anywhere.
     Scalar,
+    /// NEON, which every AArch64 CPU has.
+    Neon,
     /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, DQ and VL besides.
@@ -48,6 +56,7 @@ impl Level {
     pub fn name(self) -> &'static str {
         match self {
             Level::Scalar => "scalar",
+            Level::Neon => "neon",
             Level::Avx2 => "avx2",
             Level::Avx512 => "avx512",
         }
@@ -69,12 +78,14 @@ pub fn levels() -> &'static [Level] {
                 }
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        found.push(Level::Neon);
         found
     })
 }
 
 /// The level of this process: the widest this CPU has, at most what `SORANK_SIMD`
-/// (`scalar`, `avx2`, `avx512`) names. Chosen at the first call and never changed.
+/// (`scalar`, `neon`, `avx2`, `avx512`) names. Chosen at the first call and never changed.
 pub fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
     *LEVEL.get_or_init(|| {
@@ -131,8 +142,10 @@ fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Out {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe { avx512::trampoline(kernel) },
-        #[cfg(not(target_arch = "x86_64"))]
-        _ => panic!("{level:?} on this CPU"),
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => kernel.run(Neon),
+        // Another architecture's: `level()` and `levels()` never name it.
+        _ => unreachable!("{level:?} on this CPU"),
     }
 }
 
@@ -144,7 +157,9 @@ pub fn prefetch(p: *const u8) {
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    neon::prefetch(p);
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = p;
 }
 

@@ -443,3 +443,22 @@ fn threads_default_to_the_cores_that_the_process_may_use() {
     let table = String::from_utf8_lossy(&out.stdout);
     assert!(table.contains(", 1 thread(s)"), "{table}");
 }
+
+#[test]
+fn a_level_of_another_cpu_is_named_in_a_warning() {
+    let other = if cfg!(target_arch = "x86_64") {
+        "neon"
+    } else {
+        "avx2"
+    };
+    for level in [other, "sse9"] {
+        let out = Command::new(env!("CARGO_BIN_EXE_sorank"))
+            .args(["classify", "--use", "sentiment", "fine"])
+            .env("SORANK_SIMD", level)
+            .output()
+            .expect("it runs");
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        let named = format!("SORANK_SIMD={level} names no level of this CPU");
+        assert!(out.status.success() && stderr.contains(&named), "{stderr}");
+    }
+}

@@ -188,6 +188,7 @@ fn instruction_levels_stay_in_their_rooms() {
             && [
                 "target_feature",
                 "is_x86_feature_detected",
+                "is_aarch64_feature_detected",
                 "core::arch",
                 "std::arch",
             ]

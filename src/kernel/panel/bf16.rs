@@ -28,7 +28,10 @@ pub(super) fn native(level: Level) -> bool {
     #[cfg(target_arch = "x86_64")]
     return level == Level::Avx512 && is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
-    return false;
+    return {
+        _ = level;
+        false
+    };
 }
 
 /// Calls `run` with room for `x` as the dots of `level` read it.
@@ -63,12 +66,17 @@ pub(super) unsafe fn run(level: Level, job: Job<'_>) -> u64 {
         // SAFETY: `native` detected the features; the rest is the caller's promise.
         return unsafe { trampoline(job) };
     }
+    #[cfg(target_arch = "aarch64")]
+    if level == Level::Neon {
+        // SAFETY: the caller's promise.
+        return unsafe { super::neon::bf16(job) };
+    }
     simd::run_at(level, Run(job))
 }
 
 /// Two multiply-adds of widened weights.
 #[derive(Clone, Copy)]
-struct Widen<S>(S);
+pub(super) struct Widen<S>(pub(super) S);
 
 impl<S: Simd> Dot for Widen<S> {
     type S = S;
@@ -81,6 +89,7 @@ impl<S: Simd> Dot for Widen<S> {
     const TILE: (usize, usize) = match S::LEVEL {
         Level::Avx512 => (8, 2),
         Level::Avx2 => (4, 1),
+        Level::Neon => (5, 1),
         _ => (S::TILE_ROWS, S::TILE_PANELS),
     };
 

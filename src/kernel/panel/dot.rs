@@ -1,11 +1,14 @@
 //! What a step of K means at one precision and level: the few lines that the shared tile is generic over.
 //!
-//! Not here: loops (`tile`), and the dots themselves (the precision's file).
+//! Not here: loops over K and rows (`tile`), and the dots themselves (the precision's file).
 
 use std::ops::Range;
 
 use super::WIDTH;
 use crate::{mat::Mat, simd::Simd};
+
+/// Steps of K that a tile multiplies between prefetches.
+pub(super) const CHUNK: usize = 4;
 
 /// How one step of K is multiplied at one level. Everything is inlined into the level's trampoline.
 pub(super) trait Dot: Copy {
@@ -49,6 +52,26 @@ pub(super) trait Dot: Copy {
     unsafe fn splat(self, p: *const u8) -> Self::X;
     /// `acc + x . w`
     fn dot(self, acc: Self::Acc, x: Self::X, w: Self::W) -> Self::Acc;
+    /// [`CHUNK`] steps of K: the bits of so many calls of [`step`], which is what it does where a level has nothing
+    /// better. Rows and panels as there; a panel's steps are `w.1` bytes apart, panels `w.2`.
+    ///
+    /// # Safety
+    /// As [`step`], for each of them.
+    #[inline(always)]
+    unsafe fn chunk<const R: usize, const P: usize>(
+        self,
+        acc: &mut [[Self::Acc; P]; R],
+        x: (*const u8, usize),
+        w: (*const u8, usize, usize),
+    ) {
+        for i in 0..CHUNK {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let x = (x.0.add(i * Self::X_STEP), x.1);
+                step(self, acc, x, (w.0.add(i * w.1), w.2));
+            }
+        }
+    }
     /// The finished sums, as `f32`. Same meaning and duties as [`Dot::start`].
     ///
     /// # Safety
@@ -60,6 +83,32 @@ pub(super) trait Dot: Copy {
         panel: *const u8,
         from: *const f32,
     ) -> <Self::S as Simd>::F;
+}
+
+/// One step of K: `acc += x w`.
+///
+/// # Safety
+/// At `x.0` are `R` rows of a step, `x.1` bytes apart; `w.0` is readable for 64 bytes at `P` places, `w.1` bytes apart.
+#[inline(always)]
+pub(super) unsafe fn step<D: Dot, const R: usize, const P: usize>(
+    d: D,
+    acc: &mut [[D::Acc; P]; R],
+    x: (*const u8, usize),
+    w: (*const u8, usize),
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut panels = [d.load(w.0); P];
+        for p in 1..P {
+            panels[p] = d.load(w.0.add(p * w.1));
+        }
+        for r in 0..R {
+            let word = d.splat(x.0.add(r * x.1));
+            for p in 0..P {
+                acc[r][p] = d.dot(acc[r][p], word, panels[p]);
+            }
+        }
+    }
 }
 
 /// Rows of activations as the micro-kernel reads them: `m` rows of [`Dot::X_STEP`] bytes a step.

@@ -14,8 +14,8 @@ use std::ops::Range;
 
 use super::{
     Init, Part, Product, WIDTH,
-    dot::{Dot, Rows, peak},
-    tile::{Ahead, CHUNK, Group, Place, tile_any},
+    dot::{CHUNK, Dot, Rows, peak},
+    tile::{Ahead, Group, Place, tile_any},
 };
 use crate::{mat::MatMut, simd::Simd};
 
@@ -313,4 +313,6 @@ const _: () = {
         <crate::simd::Avx2 as Simd>::TILE_ROWS <= 8
             && <crate::simd::Avx512 as Simd>::TILE_ROWS <= 8
     );
+    #[cfg(target_arch = "aarch64")]
+    assert!(<crate::simd::Neon as Simd>::TILE_ROWS <= 8);
 };

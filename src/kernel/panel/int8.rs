@@ -7,10 +7,10 @@
 //! `sum x w = scale_r scale_c (sum q_x q_w - zero sum q_w)`
 //!
 //! where the sums of `q_w` stand in the panel's header. The bracket is exact in `i32` at every level, so
-//! levels differ by their quantisation and epilogue alone (AVX2 and AVX-512 not at all).
+//! levels differ by their quantisation and epilogue alone (those with fused multiply-add not at all).
 //!
 //! With AVX512-VNNI a dot is one VPDPBUSD. AVX2 has VPMADDUBSW, whose sums of two saturate at 16 bits; so bytes are
-//! widened to 16 bits and multiplied by VPMADDWD, exact at half the speed. AVX-512 without VNNI runs the AVX2 code.
+//! widened to 16 bits and multiplied by VPMADDWD, exact at half the speed. AVX-512 without VNNI runs the AVX2 code. NEON: see `neon`.
 //!
 //! A row with an infinite or NaN activation comes out as NaN, as it would in `f32`.
 
@@ -41,18 +41,26 @@ pub(super) const MOST_K: usize = i32::MAX as usize / (255 * 127);
 enum Dots {
     /// Quads of bytes, in portable code.
     Plain,
+    /// Quads of bytes 128 less, NEON.
+    #[cfg(target_arch = "aarch64")]
+    Signed,
     /// Pairs of 16 bits, first and third, second and fourth of a quad: 8 bytes a step.
+    #[cfg(target_arch = "x86_64")]
     Wide,
     /// Quads of bytes, VPDPBUSD.
+    #[cfg(target_arch = "x86_64")]
     Vnni,
 }
 
 fn dots(level: Level) -> Dots {
     match level {
-        Level::Scalar => Dots::Plain,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => Dots::Signed,
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 if is_x86_feature_detected!("avx512vnni") => Dots::Vnni,
-        _ => Dots::Wide,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 | Level::Avx512 => Dots::Wide,
+        _ => Dots::Plain,
     }
 }
 
@@ -68,6 +76,7 @@ pub(super) fn with_rows<R>(level: Level, x: Mat<'_>, run: impl FnOnce(Quantised)
     let (m, k) = (x.rows(), x.cols());
     let stride = match dots(level) {
         // Bytes are stored by whole vectors, behind the place of the words that they are widened to.
+        #[cfg(target_arch = "x86_64")]
         Dots::Wide => row_stride(wide_skip(k) + k.next_multiple_of(LANES)),
         _ => row_stride(k.next_multiple_of(LANES)),
     };
@@ -86,6 +95,7 @@ pub(super) fn with_rows<R>(level: Level, x: Mat<'_>, run: impl FnOnce(Quantised)
 }
 
 /// Where the bytes of a row of `k` lie before they are widened.
+#[cfg(target_arch = "x86_64")]
 fn wide_skip(k: usize) -> usize {
     4 * k.div_ceil(4)
 }
@@ -94,6 +104,7 @@ fn wide_skip(k: usize) -> usize {
 ///
 /// # Safety
 /// `p` is writable for `8 * steps` bytes.
+#[cfg(target_arch = "x86_64")]
 unsafe fn widen(p: *mut u8, steps: usize) {
     for i in 0..steps {
         // SAFETY: inside the row. Word i is read before the 8 bytes at 8 i are written, which reach at most its own
@@ -124,14 +135,16 @@ pub(super) unsafe fn run(level: Level, quantised: Option<Quantised>, job: Job<'_
             Dots::Vnni => avx512_vnni(scales, job),
             #[cfg(target_arch = "x86_64")]
             Dots::Wide => avx2(scales, job),
-            _ => job.run(Plain(scales), Fma(Scalar)),
+            #[cfg(target_arch = "aarch64")]
+            Dots::Signed => super::neon::int8(scales, job),
+            Dots::Plain => job.run(Plain(scales), Fma(Scalar)),
         }
     }
 }
 
 /// The header of a panel: scales and sums of its columns.
 #[inline(always)]
-fn header(panel: *const u8) -> (*const f32, *const i32) {
+pub(super) fn header(panel: *const u8) -> (*const f32, *const i32) {
     (panel.cast(), panel.wrapping_add(WIDTH * 4).cast())
 }
 
@@ -159,6 +172,7 @@ impl Dot for Plain {
                 quantise(
                     Scalar,
                     x.row(r),
+                    0,
                     rows.ptr.add(r * rows.stride),
                     self.0.add(r),
                 )
@@ -255,7 +269,13 @@ impl Dot for Wide {
             // SAFETY: `with_rows` gave room for a scale a row, and for whole vectors behind `wide_skip` bytes.
             unsafe {
                 let to = rows.ptr.add(r * rows.stride);
-                quantise(self.0, x.row(r), to.add(wide_skip(x.cols())), self.1.add(r));
+                quantise(
+                    self.0,
+                    x.row(r),
+                    0,
+                    to.add(wide_skip(x.cols())),
+                    self.1.add(r),
+                );
                 widen(to, x.cols().div_ceil(4));
             }
         }
@@ -366,6 +386,7 @@ impl Dot for Vnni {
                 quantise(
                     self.0,
                     x.row(r),
+                    0,
                     rows.ptr.add(r * rows.stride),
                     self.1.add(r),
                 )

@@ -25,6 +25,8 @@ mod dot;
 mod drive;
 mod f32;
 mod int8;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod owned;
 mod pack;
 mod quantise;

@@ -19,12 +19,19 @@ pub(super) struct RowScale {
 /// value may then need one more.
 const STEPS: f32 = 254.0;
 
-/// Quantises `row`: bytes to `to`, scale and zero point to `scale`.
+/// Quantises `row`: bytes to `to`, scale and zero point to `scale`. Both the bytes and the zero point are moved by
+/// `shift`: 0, or -128 for dots whose bytes are signed.
 ///
 /// # Safety
 /// `to` is writable for `row.len()` bytes, rounded up to a vector, `scale` for itself.
 #[inline(always)]
-pub(super) unsafe fn quantise<S: Simd>(s: S, row: &[f32], to: *mut u8, scale: *mut RowScale) {
+pub(super) unsafe fn quantise<S: Simd>(
+    s: S,
+    row: &[f32],
+    shift: i8,
+    to: *mut u8,
+    scale: *mut RowScale,
+) {
     let (low, high) = range(s, row);
     let span = high - low;
     let (quantum, inverse, zero) = if span < LEAST_SPAN {
@@ -37,9 +44,9 @@ pub(super) unsafe fn quantise<S: Simd>(s: S, row: &[f32], to: *mut u8, scale: *m
     unsafe {
         *scale = RowScale {
             scale: quantum,
-            zero: zero as i32,
+            zero: zero as i32 + i32::from(shift),
         };
-        bytes(s, row, inverse, zero, to);
+        bytes(s, row, inverse, zero + f32::from(shift), to);
     }
 }
 
@@ -89,7 +96,7 @@ fn range<S: Simd>(s: S, row: &[f32]) -> (f32, f32) {
     (low, f32::from_bits(high.cast_unsigned()))
 }
 
-/// `round(x * inverse + zero)` of every element, as bytes.
+/// `round(x * inverse + zero)` of every element, as bytes (two's complement of the negative ones).
 ///
 /// # Safety
 /// `to` is writable for `row.len()` bytes, rounded up to a vector.

@@ -13,7 +13,7 @@
 
 use super::{
     Panels, WIDTH,
-    dot::{Dot, Rows},
+    dot::{CHUNK, Dot, Rows, step},
 };
 use crate::simd::{Simd, prefetch};
 
@@ -53,9 +53,6 @@ impl Group {
     }
 }
 
-/// Steps between prefetches.
-pub(super) const CHUNK: usize = 4;
-
 /// What a tile fetches while it multiplies, so many lines a chunk: its share of the next group, and the next tile's rows.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
@@ -72,34 +69,6 @@ impl Ahead {
         x: std::ptr::null(),
         x_lines: 0,
     };
-}
-
-/// One step of K: `acc += x w`.
-///
-/// # Safety
-/// `x` holds `R` rows of a step, `stride` bytes apart; `w` is readable for 64 bytes at `P` places, `pitch` bytes apart.
-#[inline(always)]
-unsafe fn step<D: Dot, const R: usize, const P: usize>(
-    d: D,
-    acc: &mut [[D::Acc; P]; R],
-    x: *const u8,
-    stride: usize,
-    w: *const u8,
-    pitch: usize,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut panels = [d.load(w); P];
-        for p in 1..P {
-            panels[p] = d.load(w.add(p * pitch));
-        }
-        for r in 0..R {
-            let word = d.splat(x.add(r * stride));
-            for p in 0..P {
-                acc[r][p] = d.dot(acc[r][p], word, panels[p]);
-            }
-        }
-    }
 }
 
 /// `R` rows from `row` on times `P` panels, the whole of K.
@@ -143,14 +112,12 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
                 prefetch(ahead.x);
                 ahead.x = ahead.x.wrapping_add(64);
             }
-            for _ in 0..CHUNK {
-                step(d, &mut acc, x, rows.stride, w, group.pitch);
-                x = x.add(D::X_STEP);
-                w = w.add(group.step);
-            }
+            d.chunk(&mut acc, (x, rows.stride), (w, group.step, group.pitch));
+            x = x.add(CHUNK * D::X_STEP);
+            w = w.add(CHUNK * group.step);
         }
         for _ in 0..group.steps % CHUNK {
-            step(d, &mut acc, x, rows.stride, w, group.pitch);
+            step(d, &mut acc, (x, rows.stride), (w, group.pitch));
             x = x.add(D::X_STEP);
             w = w.add(group.step);
         }

@@ -1,5 +1,6 @@
 //! Every product against an `f64` twin at every level; bit equality under every split and composition.
 
+mod bits;
 mod exact;
 mod packing;
 
@@ -289,39 +290,6 @@ fn no_split_changes_a_bit() {
                     );
                 }
             }
-        }
-    }
-}
-
-#[test]
-fn fused_levels_agree_bit_for_bit() {
-    let fused: Vec<_> = levels()
-        .iter()
-        .filter(|&&l| l != simd::Level::Scalar)
-        .collect();
-    let (m, n, k) = (17, 100, 257);
-    let (x, w, bias) = (noise(m, k, 1), noise(n, k, 2), noise(1, n, 3));
-    for precision in [Precision::F32, Precision::Int8] {
-        let packed = Packed::of(w.view(), precision, false);
-        let answers: Vec<Matrix> = fused
-            .iter()
-            .map(|&&level| {
-                let mut y = Matrix::zeros(m, n);
-                let init = Init::Bias(bias.row(0));
-                let (x, w) = (x.view(), packed.panels());
-                Product {
-                    x,
-                    w,
-                    init,
-                    activation: None,
-                    residual: None,
-                }
-                .into_at(level, None, y.view_mut());
-                y
-            })
-            .collect();
-        for pair in answers.windows(2) {
-            same_bits(pair[0].view(), pair[1].view(), &format!("{precision:?}"));
         }
     }
 }
