@@ -417,7 +417,9 @@ def make_golden():
     asked = [json.loads(line) for line in (HERE / "mixed.jsonl").read_text().splitlines()]
     answers = [dict(row, ids=tok.encode(row["text"]).ids) for row in asked]
     for task in TASKS:
-        model, names = stored(task), data.labels(task)
+        # In the order of the outputs, which is that of whoever trained.
+        names = json.loads((HERE / "adapters" / task / "labels.json").read_text())["labels"]
+        model = stored(task)
         for row in answers:
             if row["adapter"] == task:
                 row["logits"] = logits(model, tok, row["text"]).tolist()
