@@ -55,6 +55,7 @@ impl Simd for Avx512 {
     const LEVEL: Level = Level::Avx512;
     const TILE_ROWS: usize = 8;
     const TILE_PANELS: usize = 3;
+    const TALL_ROWS: usize = 16;
     type F = __m512;
 
     #[inline(always)]

@@ -157,6 +157,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     const TILE_ROWS: usize;
     /// Panels (of 16 columns) of that tile.
     const TILE_PANELS: usize;
+    /// Rows of the tallest tile of one panel, for products of few rows; 0 where registers are too few for more than
+    /// [`Simd::TILE_ROWS`].
+    const TALL_ROWS: usize = 0;
     /// A vector of 16 `f32`.
     type F: Copy;
 

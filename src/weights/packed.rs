@@ -251,6 +251,15 @@ impl Packed {
         self.data + range.start..self.data + range.end
     }
 
+    /// Brings every page of the weights into this process's page table, from the page cache or the file, where the system has
+    /// a call for that: reading them one by one later costs a fault each. A hint; it never fails.
+    pub fn prefault(&self) {
+        #[cfg(target_os = "linux")]
+        if let Err(e) = self.map.advise(memmap2::Advice::PopulateRead) {
+            tracing::debug!("the weights are not brought in ahead: {e}");
+        }
+    }
+
     /// Takes every merge back: all bytes are the file's again.
     ///
     /// # Errors

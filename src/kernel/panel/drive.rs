@@ -3,10 +3,13 @@
 //! **Order of the loops.** Blocks of rows (whose converted activations stay in L2) are outermost, then groups of `P`
 //! panels (a slice of weights that streams through L2), tiles of rows inside. K is not blocked: a group is at most 3 x 64
 //! bytes a step, 590 KB at K = 3072 in `f32`. While a group is multiplied, the next one is prefetched, so that weights
-//! arrive from memory behind the arithmetic.
+//! arrive from memory behind the arithmetic. Where all rows fit one *tall* tile of one panel (9 to 16 rows, with 32
+//! registers), weights are read exactly once, in the order of memory: two tiles would wait for memory in the first and only
+//! multiply in the second.
 //!
-//! The low-rank part, the activation and the residual follow tile by tile while the tile is in L1: a store
-//! and a load of 24 vectors beside thousands of multiplications, and the same bits as in registers.
+//! A low-rank part that holds a whole tile continues it in registers; parts that end inside it, the activation and the
+//! residual follow while the tile is in L1: a store and a load of 24 vectors beside thousands of multiplications, and the
+//! same bits as in registers.
 //!
 //! Not here: threads (callers split rows or panels), conversion of activations (the precision's file).
 
@@ -15,9 +18,12 @@ use std::ops::Range;
 use super::{
     Init, Part, Product, WIDTH,
     dot::{Dot, Rows, peak},
-    tile::{Ahead, CHUNK, Group, Place, tile_any},
+    tile::{Ahead, CHUNK, Group, Place, Ranks, tile_any},
 };
-use crate::{mat::MatMut, simd::Simd};
+use crate::{
+    mat::MatMut,
+    simd::{Simd, prefetch},
+};
 
 /// The low-rank parts of a product, in row order, scaled already.
 pub(super) type Low<'a> = &'a [Part<'a>];
@@ -29,6 +35,9 @@ const BLOCK_ROWS: usize = 96;
 /// Up to so many tiles a group of panels is not fetched ahead: the next group would come as fast as this one is read, and what
 /// the caches fetch by themselves along a panel does better (one core, weights from memory: by a tenth at 16 rows, a half at 8).
 const FEW_TILES: usize = 2;
+/// Bytes ahead of itself that a tall tile fetches its panel, which comes from memory: 64 lines, four times what arrives in
+/// the time of an access.
+const STREAM_AHEAD: usize = 4096;
 
 /// Activation and residual over a tile of `r` rows and `p` panels at `place.out`, written to `to`; the
 /// last panel has `cols` columns there. `row` and `col` are the tile's corner in the residual.
@@ -122,13 +131,13 @@ unsafe fn add_part<L: Dot>(
     panels: (usize, usize),
     place: Place,
 ) {
-    let own = (part.columns.start / WIDTH, part.columns.end.div_ceil(WIDTH));
+    let own = panels_of(part);
     let (first, end) = (rows.0.max(part.rows.start), rows.1.min(part.rows.end));
-    let (left, right) = (panels.0.max(own.0), panels.1.min(own.1));
+    let (left, right) = (panels.0.max(own.start), panels.1.min(own.end));
     if first >= end || left >= right {
         return;
     }
-    let group = Group::of(&part.up, left - own.0);
+    let group = Group::of(&part.up, left - own.start);
     // SAFETY: the rectangle lies in the tile and in the part.
     unsafe {
         let at = (first - rows.0) * place.out_stride + (left - panels.0) * WIDTH;
@@ -149,8 +158,28 @@ unsafe fn add_part<L: Dot>(
             group,
             place,
             ahead,
+            Ranks::NONE,
         );
     }
+}
+
+/// The panels of a part, as panels of `y`.
+fn panels_of(part: &Part<'_>) -> Range<usize> {
+    part.columns.start / WIDTH..part.columns.end.div_ceil(WIDTH)
+}
+
+/// `part` for the tile of `rows` (first, end) and `panels`, if all of the tile is in it.
+fn ranks_of(part: &Part<'_>, rows: (usize, usize), panels: (usize, usize)) -> Option<Ranks> {
+    let own = panels_of(part);
+    let covers = part.rows.start <= rows.0
+        && rows.1 <= part.rows.end
+        && own.start <= panels.0
+        && panels.1 <= own.end;
+    covers.then(|| Ranks {
+        t: part.t.row(rows.0 - part.rows.start).as_ptr(),
+        stride: part.t.stride(),
+        up: Group::of(&part.up, panels.0 - own.start),
+    })
 }
 
 /// The whole product: every group of panels, every tile of rows.
@@ -196,11 +225,12 @@ unsafe fn drive_block<D: Dot, L: Dot<S = D::S>>(
     low: Low<'_>,
     y: &mut MatMut<'_>,
 ) {
-    const MOST: usize = 8; // rows and panels of the largest tile of any level
+    const MOST: usize = 16; // rows of the tallest tile of any level
     let s = d.simd();
     let Product { w, init, .. } = *product;
     let (out, out_stride) = (y.as_mut_ptr(), y.stride());
-    let (most_rows, most_panels) = D::TILE;
+    let tall = block.len() > D::TILE.0 && block.len() <= D::TALL;
+    let (most_rows, most_panels) = if tall { (block.len(), 1) } else { D::TILE };
     let shape = w.shape;
     let whole = shape.n / WIDTH; // panels with 16 columns; the ragged one passes through `edge`
     let zeros = [0.0f32; WIDTH * MOST];
@@ -227,11 +257,12 @@ unsafe fn drive_block<D: Dot, L: Dot<S = D::S>>(
         let chunks = (group.steps / CHUNK).max(1);
         let tiles = block.len().div_ceil(most_rows);
         let w_lines = match tiles > FEW_TILES {
+            _ if tall => CHUNK,
             true => (group.pitch * p).div_ceil(64 * chunks * tiles),
             false => 0,
         };
-        // Rows far apart in a wider buffer would fetch what lies between them.
-        let near = rows.stride <= 2 * group.steps * D::X_STEP;
+        // Rows far apart in a wider buffer would fetch what lies between them; a tall tile is all rows there are.
+        let near = rows.stride <= 2 * group.steps * D::X_STEP && !tall;
         let x_lines = if near {
             most_rows * rows.stride / (64 * chunks)
         } else {
@@ -279,20 +310,38 @@ unsafe fn drive_block<D: Dot, L: Dot<S = D::S>>(
                 } else {
                     block.start
                 };
+                let behind = (row - block.start) / most_rows * 64 * chunks * w_lines;
                 let ahead = Ahead {
-                    w: next.wrapping_add((row - block.start) / most_rows * 64 * chunks * w_lines),
+                    w: match tall {
+                        true => group.panel.wrapping_add(STREAM_AHEAD),
+                        false => next.wrapping_add(behind),
+                    },
                     w_lines,
                     x: rows.ptr.wrapping_add(after * rows.stride),
                     x_lines,
                 };
-                tile_any(d, (r, p), rows, row, group, place, ahead);
+                if let Some(x) = product.residual {
+                    for i in 0..r {
+                        let from = x.as_ptr().wrapping_add((row + i) * x.stride() + col);
+                        (0..p).for_each(|j| prefetch(from.wrapping_add(j * WIDTH).cast()));
+                    }
+                }
                 // Parts stand in row order: those above this tile are behind us until the next group of panels.
                 while parts.first().is_some_and(|part| part.rows.end <= row) {
                     parts = &parts[1..];
                 }
                 let near = parts.iter().take_while(|part| part.rows.start < row + r);
-                for part in near {
-                    add_part(fma, part, (row, row + r), (panel, panel + p), place);
+                let (own_rows, own_panels) = ((row, row + r), (panel, panel + p));
+                // Parts are disjoint: one that holds the whole tile is the only one, and continues it in registers.
+                match near
+                    .clone()
+                    .find_map(|part| ranks_of(part, own_rows, own_panels))
+                {
+                    Some(ranks) => tile_any(d, (r, p), rows, row, group, place, ahead, ranks),
+                    None => {
+                        tile_any(d, (r, p), rows, row, group, place, ahead, Ranks::NONE);
+                        near.for_each(|part| add_part(fma, part, own_rows, own_panels, place));
+                    }
                 }
                 if ragged || product.activation.is_some() || product.residual.is_some() {
                     let to = (here, out_stride);
@@ -312,5 +361,6 @@ const _: () = {
     assert!(
         <crate::simd::Avx2 as Simd>::TILE_ROWS <= 8
             && <crate::simd::Avx512 as Simd>::TILE_ROWS <= 8
+            && <crate::simd::Avx512 as Simd>::TALL_ROWS <= 16
     );
 };

@@ -25,6 +25,7 @@ mod dot;
 mod drive;
 mod f32;
 mod int8;
+mod merge;
 mod owned;
 mod pack;
 mod quantise;
@@ -34,11 +35,11 @@ mod words;
 
 use std::{cell::Cell, ops::Range};
 
-use dot::Rows;
 use drive::{Job, Low};
 
+pub use merge::{Piece, add_low_rank, pieces};
 pub use owned::OwnedPanels;
-pub use pack::{add_to, pack, unpack};
+pub use pack::{pack, unpack};
 
 use crate::{
     kernel::activation::Activation,
@@ -345,15 +346,17 @@ impl Product<'_> {
         // SAFETY: `check` saw the shapes, and each precision makes the rows that its dots read.
         unsafe {
             match self.w.shape.precision {
-                Precision::F32 => f32::run(
-                    level,
-                    Job::Product {
-                        product,
-                        low,
-                        rows: Rows::of(x),
-                        y,
-                    },
-                ),
+                Precision::F32 => f32::with_rows(x, |rows| {
+                    f32::run(
+                        level,
+                        Job::Product {
+                            product,
+                            low,
+                            rows,
+                            y,
+                        },
+                    )
+                }),
                 Precision::Bf16 => bf16::with_rows(level, x, |rows| {
                     bf16::run(
                         level,
