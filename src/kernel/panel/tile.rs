@@ -15,7 +15,7 @@ use super::{
     Panels, WIDTH,
     dot::{Dot, Rows},
 };
-use crate::simd::{Simd, prefetch};
+use crate::simd::{Simd, prefetch, prefetch_far};
 
 /// Where a tile reads its initial sums and writes its results.
 #[derive(Clone, Copy)]
@@ -164,7 +164,7 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
                 prefetch(place.out.add(at).cast_const().cast());
             }
             for _ in 0..ahead.w_lines {
-                prefetch(ahead.w);
+                prefetch_far(ahead.w);
                 ahead.w = ahead.w.wrapping_add(64);
             }
             for _ in 0..ahead.x_lines {
