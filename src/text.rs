@@ -70,6 +70,14 @@ pub struct Limit {
     pub truncate: Truncate,
 }
 
+impl From<Truncate> for Limit {
+    /// No limit of its own: an [`crate::engine::Engine`] puts its model's in place.
+    fn from(truncate: Truncate) -> Self {
+        let max = usize::MAX;
+        Self { max, truncate }
+    }
+}
+
 /// What happens to a text that is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Truncate {

@@ -121,13 +121,13 @@ fn flags(
         match value {
             toml::Value::Boolean(true) => flags.push(flag),
             toml::Value::Boolean(false) => {}
-            toml::Value::Array(items) => {
+            toml::Value::Array(items) if repeatable(arg) => {
                 for item in items {
                     flags.push(format!("{flag}={}", scalar(&key, item)?));
                 }
             }
             // [adapter] name = "dir"
-            toml::Value::Table(items) => {
+            toml::Value::Table(items) if is_named(arg) => {
                 for (name, item) in items {
                     flags.push(format!("{flag}={name}={}", scalar(&key, item)?));
                 }
@@ -138,13 +138,23 @@ fn flags(
     Ok(flags)
 }
 
+fn repeatable(arg: &Arg) -> bool {
+    matches!(arg.get_action(), clap::ArgAction::Append)
+}
+
+/// Whether its values are names with something after `=`.
+fn is_named(arg: &Arg) -> bool {
+    let shown = arg.get_value_names().unwrap_or_default();
+    shown.iter().any(|shown| shown.contains('='))
+}
+
 fn scalar(key: &str, value: toml::Value) -> Result<String, String> {
     match value {
         toml::Value::String(text) => Ok(text),
         toml::Value::Integer(n) => Ok(n.to_string()),
         toml::Value::Float(x) => Ok(x.to_string()),
         other => Err(format!(
-            "{key}: expected a string, a number, true, or a list of them, found {}",
+            "{key}: expected a string, a number or true (a list where the flag is repeatable), found {}",
             other.type_str()
         )),
     }
@@ -242,6 +252,8 @@ mod tests {
         assert_eq!(got, want);
         let wrong = |text| flags(&command, text, |_| false).unwrap_err();
         assert!(wrong("port = 2020-01-01").contains("port: expected"));
+        assert!(wrong("host = ['a', 'b']").contains("host: expected"));
+        assert!(wrong("host = {a = 'b'}").contains("host: expected"));
         assert!(wrong("x = 1").contains("x: sorank serve has no flag --x"));
         assert!(flags(&command, "x = ", |_| false).is_err());
     }

@@ -34,7 +34,7 @@ mod tag;
 mod train;
 mod verify;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 #[doc(hidden)]
 pub use self::{rerank::answer_queries, rows::answer_input};
@@ -143,6 +143,7 @@ pub fn main() -> ExitCode {
     }
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(colours())
         .with_env_filter(level.unwrap_or_else(|_| "warn".into()))
         .with_target(false)
         .init();
@@ -174,6 +175,11 @@ pub fn main() -> ExitCode {
 }
 
 /// The arguments of this process; usage errors end it, with code 2. The matches are those of the subcommand.
+/// Whether log lines are coloured: on a terminal, unless `NO_COLOR` is set.
+fn colours() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
 fn parse() -> Result<(Cli, ArgMatches), Failure> {
     let command = command();
     let args = config::with_config(&command, std::env::args_os().collect())?;

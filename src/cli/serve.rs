@@ -16,7 +16,7 @@ use super::{Failure, output::Output, place::Place, rows::go_on, setup::ModelArgs
 use crate::{
     embedded,
     engine::registry::Limits,
-    server::{self, Options, Running, StartAdapter, State},
+    server::{self, DefaultPrompt, Options, Running, StartAdapter, State},
 };
 
 /// Serves a base and its adapters over HTTP until it is told to end (SIGTERM, Ctrl-C); then it finishes what is under
@@ -43,7 +43,7 @@ struct Listen {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Address to listen on
-    #[arg(long, default_value = "127.0.0.1")]
+    #[arg(long, visible_alias = "hostname", default_value = "127.0.0.1")]
     host: String,
     /// Port; 0 takes a free one, which is printed
     #[arg(long, default_value_t = 8080)]
@@ -57,6 +57,9 @@ struct Listen {
     /// Answer any unknown `model` by the base (clients that always send the name of another model)
     #[arg(long)]
     accept_any_model: bool,
+    /// An origin whose pages may ask (`https://app.example`, `*`); repeatable
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
+    cors_allow_origin: Vec<String>,
     /// Log lines as JSON
     #[arg(long)]
     json_output: bool,
@@ -90,6 +93,12 @@ struct LimitArgs {
     /// Cut texts that are too long where a request does not say
     #[arg(long)]
     auto_truncate: bool,
+    /// The model's prompt of this name before texts to embed, where a request names none
+    #[arg(long, value_name = "NAME", conflicts_with = "default_prompt")]
+    default_prompt_name: Option<String>,
+    /// These words before texts to embed, where a request names no prompt
+    #[arg(long, value_name = "TEXT")]
+    default_prompt: Option<String>,
     /// Seconds that a request may take
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
     request_timeout: f64,
@@ -177,6 +186,38 @@ fn seconds(arg: &str) -> Result<f64, String> {
     }
 }
 
+impl AdapterArgs {
+    /// # Errors
+    /// Of a place that adapters are to come from and cannot.
+    fn places(&self) -> Result<(), Failure> {
+        let url = |place: &str| {
+            place
+                .split_once("://")
+                .is_some_and(|(_, rest)| !rest.is_empty())
+        };
+        let dir = self
+            .adapter_dir
+            .iter()
+            .filter(|dir| !url(&dir.to_string_lossy()));
+        let root = self
+            .adapter_root
+            .iter()
+            .map(|root| ("--adapter-root", root));
+        for (flag, dir) in root.chain(dir.map(|dir| ("--adapter-dir", dir))) {
+            if !dir.is_dir() {
+                let why = format!("{flag} {}: there is no such directory", dir.display());
+                return Err(Failure::Failed(why));
+            }
+        }
+        match self.adapter_stores.iter().find(|store| !url(store)) {
+            Some(other) => Err(Failure::Usage(format!(
+                "--adapter-store {other:?}: expected a URL such as s3://bucket/prefix"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Args {
     fn options(&self) -> Result<Options, Failure> {
         let (limits, adapters) = (&self.limits, &self.adapters);
@@ -185,7 +226,17 @@ impl Args {
             let why = "an API key or admin token is empty; leave it out to have none";
             return Err(Failure::Usage(why.to_owned()));
         }
+        let origins = &self.listen.cors_allow_origin;
+        if let Some(other) = origins.iter().find(|o| !server::cors::is_origin(o)) {
+            let why = format!("--cors-allow-origin {other:?}: expected * or https://host[:port]");
+            return Err(Failure::Usage(why));
+        }
+        self.adapters.places()?;
+        let named = limits.default_prompt_name.clone().map(DefaultPrompt::Named);
+        let words = limits.default_prompt.clone().map(DefaultPrompt::Text);
         Ok(Options {
+            default_prompt: named.or(words),
+            cors_allow_origin: origins.clone(),
             model_names: self.model_names(),
             accept_any_model: self.listen.accept_any_model,
             queue: limits.max_queue,
@@ -363,6 +414,7 @@ fn log(args: &Args, level: EnvFilter) -> Result<impl Sized, Failure> {
     use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        .with_ansi(super::colours())
         .with_target(false);
     let lines = match args.listen.json_output {
         true => lines.json().boxed(),

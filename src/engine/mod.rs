@@ -32,7 +32,7 @@ use crate::{
     error::{Error, Result},
     mat::Matrix,
     model::{Batch, Classifier, Embedder, Level, Model, Sequence, Task},
-    text::{Encoded, Limit, Tokenizer, Truncate},
+    text::{Encoded, Limit, Tokenizer},
 };
 
 /// One model, its tokenizer, its tasks.
@@ -80,24 +80,25 @@ impl Engine {
         &self.registry
     }
 
-    /// Tokenises and checks `request`. The task is held by what is returned: replacing the adapter later does not
+    /// Tokenises and checks `request`, cut as `limit` says (a [`crate::text::Truncate`] or a [`Limit`], of which the
+    /// model's own is the most). The task is held by what is returned: replacing the adapter later does not
     /// change this request's answer.
     ///
     /// # Errors
     /// [`Error::UnknownAdapter`], [`Error::WrongTask`], [`Error::TooLong`], [`Error::EmptyInput`].
-    pub fn admit(&self, request: &Request<'_>, truncate: Truncate) -> Result<Admitted> {
-        self.admit_sharing(request, truncate, &mut None)
+    pub fn admit(&self, request: &Request<'_>, limit: impl Into<Limit>) -> Result<Admitted> {
+        self.admit_sharing(request, limit.into(), &mut None)
     }
 
     /// As [`Engine::admit`], for requests of one text: `encoded` is its tokens once one of them was admitted.
     fn admit_sharing(
         &self,
         request: &Request<'_>,
-        truncate: Truncate,
+        limit: Limit,
         encoded: &mut Option<Arc<Encoded>>,
     ) -> Result<Admitted> {
         let task = self.registry.get(request.adapter)?;
-        self.admit_to(&task, request, truncate, encoded)
+        self.admit_to(&task, request, limit, encoded)
     }
 
     /// As [`Engine::admit`], for a task that was looked up before; the request's own `adapter` is not looked at.
@@ -109,14 +110,14 @@ impl Engine {
         &self,
         task: &Arc<Resident>,
         request: &Request<'_>,
-        truncate: Truncate,
+        limit: impl Into<Limit>,
         encoded: &mut Option<Arc<Encoded>>,
     ) -> Result<Admitted> {
         can(task, request)?;
         let encoded = match encoded {
             Some(encoded) => encoded.clone(),
             None => encoded
-                .insert(Arc::new(self.encode(request, task, truncate)?))
+                .insert(Arc::new(self.encode(request, task, limit.into())?))
                 .clone(),
         };
         let pieces = match request.want {
@@ -140,7 +141,7 @@ impl Engine {
         task: &Arc<Resident>,
         ids: &[u32],
         want: Want,
-        truncate: Truncate,
+        limit: impl Into<Limit>,
     ) -> Result<Admitted> {
         if ids.is_empty() {
             return Err(Error::EmptyInput);
@@ -152,7 +153,7 @@ impl Engine {
             want,
         };
         can(task, &request)?;
-        let encoded = self.tokenizer.encode_ids(ids, self.limit(truncate))?;
+        let encoded = self.tokenizer.encode_ids(ids, self.within(limit.into()))?;
         Ok(Admitted {
             encoded: Arc::new(self.fitting(encoded, task)?),
             task: task.clone(),
@@ -161,14 +162,13 @@ impl Engine {
         })
     }
 
-    fn limit(&self, truncate: Truncate) -> Limit {
-        Limit {
-            max: self.model.max_tokens(),
-            truncate,
-        }
+    /// `limit`, at most what the model takes.
+    fn within(&self, limit: Limit) -> Limit {
+        let max = limit.max.min(self.model.max_tokens());
+        Limit { max, ..limit }
     }
 
-    fn encode(&self, request: &Request<'_>, task: &Task, truncate: Truncate) -> Result<Encoded> {
+    fn encode(&self, request: &Request<'_>, task: &Task, limit: Limit) -> Result<Encoded> {
         if [Some(request.text), request.pair]
             .into_iter()
             .flatten()
@@ -176,7 +176,7 @@ impl Engine {
         {
             return Err(Error::EmptyInput);
         }
-        let limit = self.limit(truncate);
+        let limit = self.within(limit);
         let encoded = self.tokenizer.encode(request.text, request.pair, limit)?;
         self.fitting(encoded, task)
     }
@@ -225,14 +225,15 @@ impl Engine {
     pub fn answer(
         &self,
         requests: &[Request<'_>],
-        truncate: Truncate,
+        limit: impl Into<Limit>,
     ) -> Vec<Result<(Answer, usize)>> {
         let texts: Vec<&[Request<'_>]> = requests
             .chunk_by(|a, b| a.text == b.text && a.pair == b.pair)
             .collect();
+        let limit = limit.into();
         let admit = |requests: &&[Request<'_>]| {
             let mut encoded = None;
-            let admit = |r| self.admit_sharing(r, truncate, &mut encoded);
+            let admit = |r| self.admit_sharing(r, limit, &mut encoded);
             requests.iter().map(admit).collect::<Vec<_>>()
         };
         let admitted: Vec<Vec<Result<Admitted>>> = texts.par_iter().map(admit).collect();

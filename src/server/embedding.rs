@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{
     body::Inputs,
     failure::Failure,
+    options::DefaultPrompt,
     select::Choice,
     state::{App, State},
     submit::{self, Answers, Ask},
@@ -12,7 +13,7 @@ use super::{
 use crate::{
     engine::{Answer, Want},
     kernel::pool,
-    text::Truncate,
+    text::Limit,
 };
 
 /// What is made of a vector.
@@ -25,10 +26,16 @@ pub(super) struct Shape {
 }
 
 impl State {
-    /// What stands before each text: the prompt of that name, or the model's default one.
+    /// What stands before each text: the prompt of that name, or the default one of the server, or of the model.
     pub(super) fn prompt(&self, name: Option<&str>) -> Result<&str, Failure> {
         let sentence = self.engine.model().sentence();
-        let Some(name) = name.or(sentence.default_prompt.as_deref()) else {
+        let name = match (name, &self.options.default_prompt) {
+            (None, Some(DefaultPrompt::Text(text))) => return Ok(text),
+            (None, Some(DefaultPrompt::Named(name))) => Some(name.as_str()),
+            (None, None) => sentence.default_prompt.as_deref(),
+            (named, _) => named,
+        };
+        let Some(name) = name else {
             return Ok("");
         };
         let prompt = sentence.prompts.get(name).map(String::as_str);
@@ -66,7 +73,7 @@ pub(super) async fn embed(
     inputs: Inputs,
     prompt: &str,
     choice: Choice,
-    truncate: Truncate,
+    limit: Limit,
     deadline: Instant,
     shape: Shape,
 ) -> Result<(Vec<Vec<f32>>, Answers), Failure> {
@@ -75,7 +82,7 @@ pub(super) async fn embed(
         texts: inputs.texts(prompt),
         choice,
         want: Want::Pooled,
-        truncate,
+        limit,
         deadline,
     };
     let mut answers = submit::answer(app, ask).await?;

@@ -11,6 +11,7 @@ pub mod batcher;
 mod body;
 mod cards;
 mod console;
+pub mod cors;
 mod docs;
 mod embedding;
 pub mod failure;
@@ -52,7 +53,11 @@ use self::{
     loads::{Load, load_now},
     state::App,
 };
-pub use self::{options::Options, run::Running, state::State};
+pub use self::{
+    options::{DefaultPrompt, Options},
+    run::Running,
+    state::State,
+};
 use crate::Result;
 
 /// All routes of `app`. With an admin port of their own, `changing` is false here.
@@ -104,13 +109,15 @@ fn of(family: Family, routes: Router<App>) -> Router<App> {
 fn around(app: App, routes: Router<App>) -> Router {
     let limit = DefaultBodyLimit::max(app.options.max_body_bytes);
     let patience = linger::Patience::of(&app.options);
-    routes
+    let routes = routes
         .layer(limit)
         .layer(middleware::from_fn_with_state(app.clone(), auth::keys))
         .layer(middleware::from_fn_with_state(
             app.clone(),
             observe::observe,
-        ))
+        ));
+    // Outside of the keys: a browser's question before the request bears none.
+    cors::around(&app.options.cors_allow_origin, routes)
         .layer(middleware::map_request(
             move |request: Request| async move { patience.with(request) },
         ))
@@ -129,7 +136,7 @@ pub enum StartAdapter {
 /// Loads `adapters` and then what the state file says.
 ///
 /// # Errors
-/// When one of `adapters` cannot be loaded, or the state file cannot be read.
+/// When one of `adapters` cannot be loaded, the model has no prompt of the default one's name, or the state file cannot be read.
 pub fn start(app: &App, adapters: &[(String, StartAdapter)]) -> Result<(), Failure> {
     for (name, from) in adapters {
         loads::check_name(app, name)?;
@@ -146,5 +153,10 @@ pub fn start(app: &App, adapters: &[(String, StartAdapter)]) -> Result<(), Failu
             ..failure
         })?;
     }
+    let prompt = app.prompt(None);
+    prompt.map_err(|failure| Failure {
+        message: format!("the default prompt: {}", failure.message),
+        ..failure
+    })?;
     persist::restore(app).map_err(|e| Failure::new(failure::Kind::InvalidAdapter, e.to_string()))
 }

@@ -42,6 +42,7 @@ pub(super) struct EmbeddingsBody {
     /// Taken and not looked at.
     #[serde(default, rename = "user")]
     _user: Option<String>,
+    /// The most tokens that are kept, special ones counted; -1: as many as the model takes.
     truncate_prompt_tokens: Option<i64>,
     #[serde(flatten)]
     which: Which,
@@ -79,8 +80,8 @@ pub(super) struct Embeddings {
     data: Vec<Embedding>,
     model: String,
     usage: Usage,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    adapter_generation: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter_generation: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -108,9 +109,9 @@ pub(super) async fn embeddings(
     let choice = choose(&app, &body.which, &headers, None).await?;
     let shape = app.shape(body.dimensions, true)?;
     let prompt = app.prompt(None)?;
-    let truncate = app.truncate(body.truncate_prompt_tokens.map(|_| true), false);
+    let limit = app.limit_of(body.truncate_prompt_tokens)?;
     let (vectors, answers) =
-        embed(&app, body.input, prompt, choice, truncate, deadline, shape).await?;
+        embed(&app, body.input, prompt, choice, limit, deadline, shape).await?;
     let one = |(index, vector): (usize, Vec<f32>)| Embedding {
         object: "embedding",
         index,
@@ -124,7 +125,7 @@ pub(super) async fn embeddings(
         data: vectors.into_iter().enumerate().map(one).collect(),
         model: body.which.model.unwrap_or(app.model_name().to_owned()),
         usage: Usage::of(answers.stats.tokens),
-        adapter_generation: answers.stats.generations.clone(),
+        adapter_generation: answers.stats.generation(),
     };
     Ok(Reply(answers.stats, out))
 }

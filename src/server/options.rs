@@ -4,6 +4,15 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::engine::registry::Limits;
 
+/// The prompt of requests that name none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DefaultPrompt {
+    /// The model's one of this name.
+    Named(String),
+    /// These words.
+    Text(String),
+}
+
 /// Settings of a server; the defaults are those of `sorank serve`.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -27,12 +36,16 @@ pub struct Options {
     pub max_body_bytes: usize,
     /// Cut texts that are too long where a request does not say.
     pub auto_truncate: bool,
+    /// What stands before a text to be embedded where a request names no prompt; none: what the model says.
+    pub default_prompt: Option<DefaultPrompt>,
     /// A request's longest life; it may ask for less by `x-request-timeout-ms`.
     pub request_timeout: Duration,
     /// How long a client may take for its headers, and for its body.
     pub read_timeout: Duration,
     /// How long requests under way may take once the server is told to end.
     pub drain_timeout: Duration,
+    /// Origins whose pages may ask; `*` is any. None: pages of no other origin.
+    pub cors_allow_origin: Vec<String>,
     /// Keys, one of which every request but health must bear; none: no key is asked for.
     pub api_keys: Vec<String>,
     /// The token of the routes that change adapters; none: an API key, where there is one.
@@ -70,9 +83,11 @@ impl Default for Options {
             batch_workers: 2,
             max_body_bytes: 2 << 20,
             auto_truncate: false,
+            default_prompt: None,
             request_timeout: Duration::from_secs(30),
             read_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
+            cors_allow_origin: Vec::new(),
             api_keys: Vec::new(),
             admin_token: None,
             runtime_adapters: false,

@@ -44,7 +44,7 @@ pub(super) struct RerankBody {
     return_text: bool,
     top_n: Option<usize>,
     return_documents: Option<bool>,
-    /// vLLM's: anything but `null` cuts what is too long for the model.
+    /// vLLM's: the most tokens of a pair that are kept, special ones counted; -1: as many as the model takes.
     truncate_prompt_tokens: Option<i64>,
     #[serde(flatten)]
     which: Which,
@@ -152,7 +152,7 @@ pub(super) async fn rerank_v1(
             .unwrap_or(app.model_name().to_owned()),
         usage: Usage::of(answers.stats.tokens),
         results: ranked.into_iter().map(relevance).collect(),
-        adapter_generation: answers.stats.generations.first().cloned(),
+        adapter_generation: answers.stats.generation(),
     };
     Ok(Reply(answers.stats, reranked).into_response())
 }
@@ -170,13 +170,16 @@ async fn ranked(
     }
     let chosen = choose(app, &body.which, headers, None).await?.one()?;
     let query = || Text::Words(body.query.clone());
-    let cut = body.truncate.or(body.truncate_prompt_tokens.map(|_| true));
+    let limit = match body.truncate {
+        Some(_) => app.limit(body.truncate, body.truncation_direction == Side::Left),
+        None => app.limit_of(body.truncate_prompt_tokens)?,
+    };
     let ask = Ask {
         field: "texts",
         texts: texts.into_iter().map(|t| (query(), Some(t))).collect(),
         choice: super::select::Choice::One(chosen),
         want: Want::Relevance,
-        truncate: app.truncate(cut, body.truncation_direction == Side::Left),
+        limit,
         deadline: app.deadline(headers)?,
     };
     let mut answers = submit::answer(app, ask).await?;

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     engine::{Admitted, Answer, Request, Want},
-    text::{Encoded, Truncate},
+    text::{Encoded, Limit, Truncate},
 };
 
 /// A text, or its token ids.
@@ -41,7 +41,7 @@ pub(super) struct Ask {
     pub(super) texts: Vec<Input>,
     pub(super) choice: Choice,
     pub(super) want: Want,
-    pub(super) truncate: Truncate,
+    pub(super) limit: Limit,
     pub(super) deadline: Instant,
 }
 
@@ -86,12 +86,34 @@ impl State {
     }
 
     /// Cut, or refuse: what a request says, else the option.
-    pub(super) fn truncate(&self, asked: Option<bool>, left: bool) -> Truncate {
-        match (asked.unwrap_or(self.options.auto_truncate), left) {
-            (false, _) => Truncate::No,
-            (true, false) => Truncate::Right,
-            (true, true) => Truncate::Left,
-        }
+    pub(super) fn limit(&self, truncate: Option<bool>, left: bool) -> Limit {
+        Limit::from(
+            match (truncate.unwrap_or(self.options.auto_truncate), left) {
+                (false, _) => Truncate::No,
+                (true, false) => Truncate::Right,
+                (true, true) => Truncate::Left,
+            },
+        )
+    }
+
+    /// vLLM's `truncate_prompt_tokens`: the most tokens that are kept, special ones counted; -1 for as many as the model
+    /// takes. Without it, the option.
+    pub(super) fn limit_of(&self, truncate_prompt_tokens: Option<i64>) -> Result<Limit, Failure> {
+        let field = "truncate_prompt_tokens";
+        let longest = self.engine.model().max_tokens();
+        let Some(asked) = truncate_prompt_tokens else {
+            return Ok(self.limit(None, false));
+        };
+        let max = match usize::try_from(asked) {
+            Err(_) if asked == -1 => longest,
+            Ok(n) if (1..=longest).contains(&n) => n,
+            _ => {
+                let why = format!("expected -1 or 1 to {longest}, found {asked}");
+                return Err(Failure::invalid(field, why));
+            }
+        };
+        let truncate = Truncate::Right;
+        Ok(Limit { max, truncate })
     }
 }
 
@@ -196,7 +218,7 @@ fn admit(app: &State, ask: &Ask, plan: &Plan) -> Result<Vec<Admitted>, (usize, F
         let (words, pair) = &ask.texts[*text];
         let task = &chosen.resident;
         let row = match words {
-            Text::Ids(ids) => (app.engine).admit_ids(task, ids, ask.want, ask.truncate),
+            Text::Ids(ids) => (app.engine).admit_ids(task, ids, ask.want, ask.limit),
             Text::Words(words) => {
                 let request = Request {
                     text: words,
@@ -204,7 +226,7 @@ fn admit(app: &State, ask: &Ask, plan: &Plan) -> Result<Vec<Admitted>, (usize, F
                     adapter: None,
                     want: ask.want,
                 };
-                (app.engine).admit_to(task, &request, ask.truncate, &mut last.1)
+                (app.engine).admit_to(task, &request, ask.limit, &mut last.1)
             }
         };
         admitted.push(row.map_err(|error| (*text, error.into()))?);
@@ -226,6 +248,11 @@ impl Stats {
         }
     }
 
+    /// The generation that answered, several with commas between them; `None` where it was the base.
+    pub(super) fn generation(&self) -> Option<String> {
+        (!self.generations.is_empty()).then(|| self.generations.join(","))
+    }
+
     fn headers(&self, headers: &mut HeaderMap) {
         let number = |n: usize| n.to_string();
         let ms = |d: Duration| format!("{:.3}", d.as_secs_f64() * 1e3);
@@ -238,7 +265,10 @@ impl Stats {
             ("x-tokenization-time", ms(self.tokenization)),
             ("x-queue-time", ms(self.queue)),
             ("x-inference-time", ms(self.inference)),
-            ("x-adapter-generation", self.generations.join(",")),
+            (
+                "x-adapter-generation",
+                self.generation().unwrap_or_default(),
+            ),
         ] {
             let empty = value.is_empty();
             if let (Ok(value), false) = (HeaderValue::from_str(&value), empty) {

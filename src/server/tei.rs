@@ -69,9 +69,9 @@ pub(super) async fn embed(
     let choice = choose(&app, &body.which, &headers, None).await?;
     let prompt = app.prompt(body.prompt_name.as_deref())?;
     let shape = app.shape(body.dimensions, body.normalize)?;
-    let truncate = app.truncate(body.truncate, body.truncation_direction == Side::Left);
+    let limit = app.limit(body.truncate, body.truncation_direction == Side::Left);
     let (vectors, answers) =
-        vectors(&app, body.inputs, prompt, choice, truncate, deadline, shape).await?;
+        vectors(&app, body.inputs, prompt, choice, limit, deadline, shape).await?;
     Ok(Reply(answers.stats, vectors))
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn embed_all(
         texts: body.inputs.texts(prompt),
         choice: choose(&app, &body.which, &headers, None).await?,
         want: Want::Tokens,
-        truncate: app.truncate(body.truncate, body.truncation_direction == Side::Left),
+        limit: app.limit(body.truncate, body.truncation_direction == Side::Left),
         deadline: app.deadline(&headers)?,
     };
     let answers = submit::answer(&app, ask).await?;
@@ -183,7 +183,7 @@ pub(super) async fn predict(
         texts,
         choice,
         want: Want::Classes,
-        truncate: app.truncate(body.truncate, body.truncation_direction == Side::Left),
+        limit: app.limit(body.truncate, body.truncation_direction == Side::Left),
         deadline: app.deadline(&headers)?,
     };
     let answers = submit::answer(&app, ask).await?;
@@ -269,7 +269,7 @@ pub(super) async fn similarity(
         texts: texts.collect(),
         choice: super::select::Choice::One(chosen),
         want: Want::Pooled,
-        truncate: app.truncate(
+        limit: app.limit(
             parameters.truncate,
             parameters.truncation_direction == Side::Left,
         ),

@@ -91,7 +91,7 @@ pub(super) async fn token_classify(
         texts: texts.map(|text| (Text::Words(text), None)).collect(),
         choice,
         want: Want::Tags(body.aggregation_strategy.into()),
-        truncate: app.truncate(body.truncate, body.truncation_direction == Side::Left),
+        limit: app.limit(body.truncate, body.truncation_direction == Side::Left),
         deadline: app.deadline(&headers)?,
     };
     let answers = submit::answer(&app, ask).await?;

@@ -30,7 +30,7 @@ pub(super) fn router() -> Router<App> {
 #[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct ClassifyBody {
     input: Strings,
-    /// Anything but `null` cuts what is too long for the model.
+    /// The most tokens that are kept, special ones counted; -1: as many as the model takes.
     truncate_prompt_tokens: Option<i64>,
     /// `false`: logits instead of probabilities.
     #[serde(alias = "activation")]
@@ -48,8 +48,8 @@ pub(super) struct Listed<T: ToSchema> {
     model: String,
     data: Vec<T>,
     usage: Usage,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    adapter_generation: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter_generation: Option<String>,
 }
 
 /// A text's label.
@@ -79,7 +79,7 @@ pub(super) async fn classify(
         texts: texts.map(|text| (Text::Words(text), None)).collect(),
         choice,
         want: Want::Classes,
-        truncate: app.truncate(body.truncate_prompt_tokens.map(|_| true), false),
+        limit: app.limit_of(body.truncate_prompt_tokens)?,
         deadline: app.deadline(&headers)?,
     };
     let answers = submit::answer(&app, ask).await?;
@@ -107,6 +107,7 @@ pub(super) struct ScoreBody {
     text_1: Strings,
     #[serde(alias = "documents", alias = "data_2")]
     text_2: Strings,
+    /// As `/classify`'s, of a pair where the task reads pairs.
     truncate_prompt_tokens: Option<i64>,
     use_activation: Option<bool>,
     #[serde(flatten)]
@@ -149,7 +150,7 @@ pub(super) async fn score(
         } else {
             Want::Pooled
         },
-        truncate: app.truncate(body.truncate_prompt_tokens.map(|_| true), false),
+        limit: app.limit_of(body.truncate_prompt_tokens)?,
         deadline: app.deadline(&headers)?,
     };
     let mut answers = submit::answer(&app, ask).await?;
@@ -209,7 +210,7 @@ fn listed<T: ToSchema>(
         model: model.unwrap_or(app.model_name().to_owned()),
         data,
         usage: Usage::of(stats.tokens),
-        adapter_generation: stats.generations.clone(),
+        adapter_generation: stats.generation(),
     };
     Reply(stats, listed)
 }

@@ -1,6 +1,5 @@
 """Clients of other projects against a running server, unchanged: the official `openai` client, TEI's request shapes by
-`huggingface_hub`, vLLM's adapter calls, KServe by `tritonclient` (`kserve` itself brings a server framework along; both
-speak the same Open Inference Protocol).
+`huggingface_hub`, vLLM's adapter calls, the Open Inference Protocol by Triton's client and by KServe's own.
 
     python tests/reference/clients.py URL TOKEN
 
@@ -8,6 +7,7 @@ The server holds models/golden/bert: base `base`, adapters mixed, qv2, tags, emb
 Prints a line a client; any surprise is an exception.
 """
 
+import asyncio
 import math
 import sys
 
@@ -16,6 +16,7 @@ import openai
 import requests
 import tritonclient.http as triton
 from huggingface_hub import InferenceClient
+from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
 URL, TOKEN = sys.argv[1], sys.argv[2]
 TEXTS = ["the cat sat", "a dog ran to the house and back again", "we saw it"]
@@ -109,7 +110,7 @@ def vllm():
     return "vLLM's calls: load, load again, models, classify, unload, unload again, a place outside"
 
 
-def kserve():
+def triton_client():
     client = triton.InferenceServerClient(URL.removeprefix("http://"))
     assert client.is_server_live() and client.is_server_ready()
     assert client.is_model_ready("mixed") and client.is_model_ready("base") and not client.is_model_ready("nobody")
@@ -129,5 +130,22 @@ def kserve():
     return f"tritonclient: live, ready, metadata, infer {shapes}, index, an unknown model"
 
 
-for client in (openai_client, tei, vllm, kserve):
+def kserve_client():
+    async def ask():
+        client = InferenceRESTClient(RESTConfig(protocol="v2"))
+        assert await client.is_server_live(URL) and await client.is_server_ready(URL)
+        assert await client.is_model_ready(URL, "mixed")
+        text = InferInput(name="text", shape=[3], datatype="BYTES", data=TEXTS)
+        asked = InferRequest(model_name="mixed", infer_inputs=[text])
+        return await client.infer(URL, asked, model_name="mixed")
+
+    answer = asyncio.run(ask())
+    tensors = {tensor.name: tensor for tensor in answer.outputs}
+    said = requests.post(f"{URL}/classify", json={"model": "mixed", "input": TEXTS}).json()
+    near(np.reshape(tensors["scores"].data, tensors["scores"].shape), [d["probs"] for d in said["data"]])
+    assert list(tensors["label"].data) == [d["label"] for d in said["data"]]
+    return f"kserve: live, ready, infer {sorted(tensors)}"
+
+
+for client in (openai_client, tei, vllm, triton_client, kserve_client):
     print("ok", client(), flush=True)

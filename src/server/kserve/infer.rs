@@ -117,7 +117,7 @@ async fn run(
         texts: texts(body.inputs)?,
         choice,
         want: want(&chosen),
-        truncate: app.truncate(body.parameters.truncate, false),
+        limit: app.limit(body.parameters.truncate, false),
         deadline: app.deadline(&headers)?,
     };
     let answers = submit::answer(&app, ask).await?;
@@ -184,10 +184,15 @@ fn strings(tensor: InputTensor) -> Result<Vec<String>, Failure> {
         let why = format!("{name}: expected datatype BYTES, found {}", tensor.datatype);
         return Err(Failure::new(Kind::Validation, why));
     }
-    let elements =
+    let mut elements = Vec::with_capacity(tensor.data.len());
+    tensor
+        .data
+        .into_iter()
+        .for_each(|value| flatten(value, &mut elements));
+    let expected =
         (tensor.shape.iter()).try_fold(1i64, |n, &d| (d >= 0).then(|| n.checked_mul(d))?);
-    let found = tensor.data.len();
-    if elements != Some(found as i64) {
+    let found = elements.len();
+    if expected != Some(found as i64) {
         let shape = &tensor.shape;
         let why = format!("{name}: shape {shape:?} and {found} elements do not agree");
         return Err(Failure::new(Kind::Validation, why));
@@ -199,7 +204,15 @@ fn strings(tensor: InputTensor) -> Result<Vec<String>, Failure> {
             Err(Failure::new(Kind::Validation, why))
         }
     };
-    tensor.data.into_iter().enumerate().map(text).collect()
+    elements.into_iter().enumerate().map(text).collect()
+}
+
+/// Elements in row-major order, however deep they are nested: the protocol has both.
+fn flatten(value: Value, into: &mut Vec<Value>) {
+    match value {
+        Value::Array(all) => all.into_iter().for_each(|value| flatten(value, into)),
+        element => into.push(element),
+    }
 }
 
 fn outputs(answers: Vec<Answer>) -> Vec<OutputTensor> {

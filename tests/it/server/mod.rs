@@ -8,6 +8,7 @@ mod life;
 mod overflow;
 mod safety;
 mod selection;
+mod settings;
 mod sockets;
 mod state;
 #[cfg(feature = "object-store")]
@@ -152,14 +153,14 @@ pub(crate) fn post(url: &str, path: &str, body: &str, headers: &[(&str, &str)]) 
     got(request.send(body).unwrap())
 }
 
-fn agent() -> ureq::Agent {
+pub(crate) fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
         .build()
         .into()
 }
 
-fn got(mut response: ureq::http::Response<ureq::Body>) -> Got {
+pub(crate) fn got(mut response: ureq::http::Response<ureq::Body>) -> Got {
     Got {
         status: response.status().as_u16(),
         headers: response.headers().clone(),

@@ -9,18 +9,19 @@ use super::server::{Server, TOKEN};
 use crate::fixtures::{golden, manifest_dir};
 
 /// What the script imports.
-const PACKAGES: [&str; 5] = [
+const PACKAGES: [&str; 6] = [
     "openai",
     "huggingface_hub",
     "requests",
     "numpy",
     "tritonclient[http]",
+    "kserve",
 ];
 
 /// A Python that has the packages, in a place of its own under target/; `None` where there is none, and says why.
 fn python() -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
-    let (python, done) = (dir.join("bin/python"), dir.join("installed"));
+    let (python, done) = (dir.join("bin/python"), dir.join(PACKAGES.join("+")));
     if done.exists() {
         return Some(python);
     }
@@ -91,5 +92,5 @@ fn the_clients_of_other_projects_work_unchanged() {
         "{}",
         String::from_utf8_lossy(&out.stderr)
     );
-    assert_eq!(String::from_utf8_lossy(&out.stdout).lines().count(), 4);
+    assert_eq!(String::from_utf8_lossy(&out.stdout).lines().count(), 5);
 }

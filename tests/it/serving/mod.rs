@@ -1,13 +1,14 @@
 //! The server as its users meet it: the binary on a port of its own, over HTTP.
 //!
-//! server: starts and asks one · process: flags, log, signals · swap: every answer is of a generation that was current · bad_input: no 5xx from a bad
-//! request · hostile: mutated adapters · crash: kill -9 at random moments · console: the page in a browser ·
-//! clients: clients of other projects, unchanged · traces: spans at a collector
+//! server: starts and asks one · flags: also as variables and keys of a file · process: log, signals · swap: every answer is of a
+//! generation that was current · bad_input: no 5xx from a bad request · hostile: mutated adapters · crash: kill -9 at random
+//! moments · console: the page in a browser · clients: clients of other projects, unchanged · traces: spans at a collector
 
 mod bad_input;
 mod clients;
 mod console;
 mod crash;
+mod flags;
 mod hostile;
 mod process;
 mod server;

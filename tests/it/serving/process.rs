@@ -1,4 +1,4 @@
-//! The process around the server: its flags, variables and file, its log, its signals, its base's files.
+//! The process around the server: its log, its signals, its base's files.
 
 use std::{
     io::Read,
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::server::{Server, TOKEN, agent};
 use crate::fixtures::golden;
 
-fn command(args: &[&str]) -> Command {
+pub(super) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sorank"));
     command
         .args(["serve", "--port", "0", "--quiet", "--admin-token", TOKEN])
@@ -31,46 +31,6 @@ fn command(args: &[&str]) -> Command {
 fn terminate(id: u32) {
     let id = i32::try_from(id).ok().and_then(Pid::from_raw);
     kill_process(id.expect("a child's id"), Signal::TERM).expect("it runs");
-}
-
-#[test]
-fn a_flag_counts_before_a_variable_and_a_variable_before_the_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("serve.toml");
-    let text = "max-client-batch-size = 11\nmax_concurrent_requests = 12\nmax-batch-requests = 13\n\
-                served-model-name = 'of-the-file'\nauto-truncate = true\n";
-    std::fs::write(&file, text).unwrap();
-    let mut command = command(&["--max-client-batch-size", "31"]);
-    command
-        .env("SORANK_CONFIG", &file)
-        .env("SORANK_MAX_CLIENT_BATCH_SIZE", "21")
-        .env("SORANK_MAX_CONCURRENT_REQUESTS", "22");
-    let server = Server::of(command.spawn().unwrap()).unwrap();
-    let info = server.get("/info").json();
-    let got = [
-        "max_client_batch_size",
-        "max_concurrent_requests",
-        "max_batch_requests",
-    ]
-    .map(|key| info[key].clone());
-    assert_eq!(got, [31, 22, 13].map(Value::from));
-    assert_eq!(info["served_model_name"], "of-the-file");
-    assert_eq!(info["auto_truncate"], true);
-}
-
-#[test]
-fn a_word_that_is_no_flag_is_refused_in_the_file_too() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("serve.toml");
-    std::fs::write(&file, "max-quque = 3\n").unwrap();
-    let out = command(&["--config", file.to_str().unwrap()])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(
-        out.status.code() == Some(2) && said.contains("max-quque"),
-        "{said}"
-    );
 }
 
 #[test]
