@@ -256,28 +256,14 @@ impl std::fmt::Debug for MatMut<'_> {
     }
 }
 
-/// Elements of a cache line.
-const LINE: usize = 16;
-
 /// An owned, contiguous matrix: scratch between ops. Growing keeps the allocation, so a reused buffer
-/// stops allocating once it has seen the largest batch. It starts at a cache line, unless it was made of a `Vec`: vectors
-/// that cross lines cost ops that do little else (norms, quantisation, the stores of a product) a second access each.
-#[derive(Debug, Default)]
+/// stops allocating once it has seen the largest batch.
+#[derive(Debug, Default, Clone)]
 pub struct Matrix {
-    /// `first + rows * cols` at least: what is beyond is left from a larger shape.
+    /// At least `rows * cols`: what is beyond is left from a larger shape.
     data: Vec<f32>,
-    /// Where the matrix starts in it.
-    first: usize,
     rows: usize,
     cols: usize,
-}
-
-impl Clone for Matrix {
-    fn clone(&self) -> Self {
-        let mut copy = Self::zeros(self.rows, self.cols);
-        copy.view_mut().copy_from(self.view());
-        copy
-    }
 }
 
 impl PartialEq for Matrix {
@@ -290,10 +276,8 @@ impl PartialEq for Matrix {
 impl Matrix {
     /// A `rows` x `cols` matrix of zeros.
     pub fn zeros(rows: usize, cols: usize) -> Self {
-        let data = vec![0.0; rows * cols + LINE - 1];
         Self {
-            first: first_of_line(&data),
-            data,
+            data: vec![0.0; rows * cols],
             rows,
             cols,
         }
@@ -302,20 +286,14 @@ impl Matrix {
     /// Wraps `data` of exactly `rows * cols` elements.
     pub fn from_vec(data: Vec<f32>, rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "matrix of {rows} x {cols}");
-        Self {
-            data,
-            first: 0,
-            rows,
-            cols,
-        }
+        Self { data, rows, cols }
     }
 
     /// Gives the buffer this shape; what it holds afterwards is unspecified, so every element must be written.
     pub fn reshape(&mut self, rows: usize, cols: usize) -> MatMut<'_> {
         // Never shortened: growing again would fill it with zeros that nobody reads.
-        if self.data.len() < self.first + rows * cols {
-            self.data.resize(rows * cols + LINE - 1, 0.0);
-            self.first = first_of_line(&self.data);
+        if self.data.len() < rows * cols {
+            self.data.resize(rows * cols, 0.0);
         }
         (self.rows, self.cols) = (rows, cols);
         self.view_mut()
@@ -333,12 +311,12 @@ impl Matrix {
 
     /// Row `r`.
     pub fn row(&self, r: usize) -> &[f32] {
-        &self.data[self.first + r * self.cols..][..self.cols]
+        &self.data[r * self.cols..][..self.cols]
     }
 
     /// All elements, row after row.
     pub fn as_slice(&self) -> &[f32] {
-        &self.data[self.first..][..self.rows * self.cols]
+        &self.data[..self.rows * self.cols]
     }
 
     /// A shared view.
@@ -349,19 +327,8 @@ impl Matrix {
     /// An exclusive view.
     pub fn view_mut(&mut self) -> MatMut<'_> {
         let elements = self.rows * self.cols;
-        MatMut::new(
-            &mut self.data[self.first..][..elements],
-            self.rows,
-            self.cols,
-        )
+        MatMut::new(&mut self.data[..elements], self.rows, self.cols)
     }
-}
-
-/// The first element of `data` that starts a cache line, or one that is `LINE - 1` elements before the end.
-fn first_of_line(data: &[f32]) -> usize {
-    data.as_ptr()
-        .align_offset(size_of::<f32>() * LINE)
-        .min(LINE - 1)
 }
 
 #[cfg(test)]
@@ -388,20 +355,6 @@ mod tests {
         assert_eq!(m.row(2), [20.0, 21.0, 22.0]);
         assert_eq!((m.rows(), m.cols(), m.stride()), (3, 3, 6));
         assert_eq!(m.row_range(3..3).rows(), 0);
-    }
-
-    #[test]
-    fn buffers_start_at_a_cache_line_however_they_came_about() {
-        let at_line = |m: &Matrix| m.as_slice().as_ptr().align_offset(64) == 0;
-        let mut m = Matrix::zeros(3, 7);
-        assert!(at_line(&m));
-        for rows in [5, 1000, 2] {
-            m.reshape(rows, 33).row_mut(1).fill(rows as f32);
-            assert!(at_line(&m) && at_line(&m.clone()));
-            assert_eq!(m.clone().row(1), [rows as f32; 33]);
-        }
-        let wrapped = Matrix::from_vec(vec![1.0, 2.0], 1, 2);
-        assert_eq!(wrapped.clone(), wrapped);
     }
 
     #[test]

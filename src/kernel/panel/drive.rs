@@ -18,12 +18,10 @@ use std::ops::Range;
 use super::{
     Init, Part, Product, WIDTH,
     dot::{Dot, Rows, peak},
+    scratch::TALL_STRIDE,
     tile::{Ahead, CHUNK, Group, Place, Ranks, tile_any},
 };
-use crate::{
-    mat::MatMut,
-    simd::{Simd, prefetch},
-};
+use crate::{mat::MatMut, simd::Simd};
 
 /// The low-rank parts of a product, in row order, scaled already.
 pub(super) type Low<'a> = &'a [Part<'a>];
@@ -138,28 +136,22 @@ unsafe fn add_part<L: Dot>(
         return;
     }
     let group = Group::of(&part.up, left - own.start);
-    // SAFETY: the rectangle lies in the tile and in the part.
-    unsafe {
-        let at = (first - rows.0) * place.out_stride + (left - panels.0) * WIDTH;
-        let out = place.out.add(at);
-        let place = Place {
-            start: out,
-            start_stride: place.out_stride,
-            out,
-            ..place
-        };
-        let ahead = Ahead::NOTHING;
-        let tile = (end - first, right - left);
-        tile_any(
-            fma,
-            tile,
-            Rows::of(part.t),
-            first - part.rows.start,
-            group,
-            place,
-            ahead,
-            Ranks::NONE,
-        );
+    for first in (first..end).step_by(L::TILE.0) {
+        // SAFETY: the rectangle lies in the tile and in the part.
+        unsafe {
+            let at = (first - rows.0) * place.out_stride + (left - panels.0) * WIDTH;
+            let out = place.out.add(at);
+            let place = Place {
+                start: out,
+                start_stride: place.out_stride,
+                out,
+                ..place
+            };
+            let (ahead, row) = (Ahead::NOTHING, first - part.rows.start);
+            let tile = (L::TILE.0.min(end - first), right - left);
+            let t = Rows::of(part.t);
+            tile_any(fma, tile, t, row, group, place, ahead, Ranks::NONE);
+        }
     }
 }
 
@@ -252,7 +244,7 @@ unsafe fn drive_block<D: Dot, L: Dot<S = D::S>>(
     let s = d.simd();
     let Product { w, init, .. } = *product;
     let (out, out_stride) = (y.as_mut_ptr(), y.stride());
-    let tall = block.len() > D::TILE.0 && block.len() <= D::TALL;
+    let tall = rows.stride == TALL_STRIDE && block.len() > D::TILE.0 && block.len() <= D::TALL;
     let (most_rows, most_panels) = if tall { (block.len(), 1) } else { D::TILE };
     let shape = w.shape;
     let whole = shape.n / WIDTH; // panels with 16 columns; the ragged one passes through `edge`
@@ -344,12 +336,6 @@ unsafe fn drive_block<D: Dot, L: Dot<S = D::S>>(
                     x: rows.ptr.wrapping_add(after * rows.stride),
                     x_lines,
                 };
-                if let Some(x) = product.residual {
-                    for i in 0..r {
-                        let from = x.as_ptr().wrapping_add((row + i) * x.stride() + col);
-                        (0..p).for_each(|j| prefetch(from.wrapping_add(j * WIDTH).cast()));
-                    }
-                }
                 // Parts stand in row order: those above this tile are behind us until the next group of panels.
                 while parts.first().is_some_and(|part| part.rows.end <= row) {
                     parts = &parts[1..];

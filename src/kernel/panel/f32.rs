@@ -5,17 +5,12 @@ use std::ops::Range;
 use super::{
     dot::{Dot, Rows},
     drive::Job,
-    scratch::{row_stride, with_bytes},
+    scratch::{TALL_STRIDE, is_tall, with_bytes},
 };
 use crate::{
     mat::Mat,
     simd::{self, Kernel, Level, Simd},
 };
-
-/// Rows of a tall tile: more than the ways of a set of the first cache, 8 at the least.
-const TALL: std::ops::RangeInclusive<usize> = 9..=16;
-/// Bytes at which lines share a set of the first cache.
-const SETS_BYTES: usize = 4096;
 
 /// Multiply-adds of `f32`, fused where the level can.
 #[derive(Clone, Copy)]
@@ -60,21 +55,21 @@ impl<S: Simd> Dot for Fma<S> {
     }
 }
 
-/// Calls `run` with `x` as the dots read it: as it lies, unless more rows than a cache set has ways would share that set.
-pub(super) fn with_rows<R>(x: Mat<'_>, run: impl FnOnce(Rows) -> R) -> R {
-    let (m, bytes) = (x.rows(), x.cols() * size_of::<f32>());
-    if !TALL.contains(&m) || !(x.stride() * size_of::<f32>()).is_multiple_of(SETS_BYTES) {
+/// Calls `run` with `x` as the dots of `level` read it: as it lies, or copied to the rows of a tall tile.
+pub(super) fn with_rows<R>(level: Level, x: Mat<'_>, run: impl FnOnce(Rows) -> R) -> R {
+    let m = x.rows();
+    if !is_tall(level, m, x.cols() * size_of::<f32>()) {
         return run(Rows::of(x));
     }
-    let stride = row_stride(bytes);
-    with_bytes(m * stride, |ptr| {
+    with_bytes(m * TALL_STRIDE, |ptr| {
         for r in 0..m {
-            // SAFETY: the scratch has `m` rows of `stride` bytes, and a row of `x` is `bytes` long.
+            // SAFETY: the scratch has `m` rows, and a row of `x` is shorter than their distance.
             unsafe {
-                let to = ptr.add(r * stride).cast::<f32>();
+                let to = ptr.add(r * TALL_STRIDE).cast::<f32>();
                 to.copy_from_nonoverlapping(x.row(r).as_ptr(), x.cols());
             }
         }
+        let stride = TALL_STRIDE;
         run(Rows { ptr, stride, m })
     })
 }

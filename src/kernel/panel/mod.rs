@@ -346,7 +346,7 @@ impl Product<'_> {
         // SAFETY: `check` saw the shapes, and each precision makes the rows that its dots read.
         unsafe {
             match self.w.shape.precision {
-                Precision::F32 => f32::with_rows(x, |rows| {
+                Precision::F32 => f32::with_rows(level, x, |rows| {
                     f32::run(
                         level,
                         Job::Product {

@@ -14,6 +14,7 @@
 use super::{
     Panels, WIDTH,
     dot::{Dot, Rows},
+    scratch::TALL_STRIDE,
 };
 use crate::simd::{Simd, prefetch, prefetch_far};
 
@@ -143,6 +144,11 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
     ranks: Ranks,
 ) {
     let s = d.simd();
+    let stride = if R > D::TILE.0 {
+        TALL_STRIDE
+    } else {
+        rows.stride
+    };
     // SAFETY: all reads and writes are inside what the caller promises; prefetches may go anywhere.
     unsafe {
         let mut acc = [[d.start(row, group.panel, place.start); P]; R];
@@ -152,16 +158,14 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
                 acc[r][p] = d.start(row + r, group.panel.add(p * group.pitch), from);
             }
         }
-        let mut x = rows.ptr.add(row * rows.stride);
+        let mut x = rows.ptr.add(row * stride);
         let mut w = group.panel.add(group.header);
-        // The lines of the results come last, or the weights that stream by would push them out again.
-        let chunks = group.steps / CHUNK;
-        let lines_from = chunks.saturating_sub(R * P + 4);
-        for chunk in 0..chunks {
-            if chunk >= lines_from && chunk < lines_from + R * P {
-                let line = chunk - lines_from;
+        let mut line = 0;
+        for _ in 0..group.steps / CHUNK {
+            if line < R * P {
                 let at = line / P * place.out_stride + line % P * WIDTH;
                 prefetch(place.out.add(at).cast_const().cast());
+                line += 1;
             }
             for _ in 0..ahead.w_lines {
                 prefetch_far(ahead.w);
@@ -172,13 +176,13 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
                 ahead.x = ahead.x.wrapping_add(64);
             }
             for _ in 0..CHUNK {
-                step(d, &mut acc, x, rows.stride, w, group.pitch);
+                step(d, &mut acc, x, stride, w, group.pitch);
                 x = x.add(D::X_STEP);
                 w = w.add(group.step);
             }
         }
         for _ in 0..group.steps % CHUNK {
-            step(d, &mut acc, x, rows.stride, w, group.pitch);
+            step(d, &mut acc, x, stride, w, group.pitch);
             x = x.add(D::X_STEP);
             w = w.add(group.step);
         }
@@ -242,7 +246,7 @@ unsafe fn tile_rows<D: Dot, const P: usize>(
 /// [`tile`] with more rows than `TILE.0`, `r <= TALL`, and one panel.
 ///
 /// # Safety
-/// As [`tile`].
+/// As [`tile`]; rows lie [`TALL_STRIDE`] apart.
 #[inline(always)]
 unsafe fn tall<D: Dot>(
     d: D,
