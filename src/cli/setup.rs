@@ -146,10 +146,8 @@ impl ModelArgs {
                 scope.spawn(|| Tokenizer::load(&|name| source.read(name), &source.path("")));
             let model = self.load_from(source.clone());
             // The base is there first, and its first pass would wait for every page of the weights.
-            if let Ok(model) = &model
-                && !tokenizer.is_finished()
-            {
-                model.packed().prefault();
+            if let Ok(model) = &model {
+                model.packed().prefault(&|| !tokenizer.is_finished());
             }
             (model, tokenizer.join())
         });

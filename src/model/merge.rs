@@ -91,6 +91,11 @@ impl Model {
 
 /// `W += (s B) A` for every part of every linear, on the threads of the current pool.
 fn add(packed: &mut Packed, factors: &[Option<LowRank>]) {
+    for (slot, factors) in factors.iter().enumerate() {
+        for part in factors.iter().flat_map(|factors| &factors.parts) {
+            packed.own_pages(slot, packed.shape(slot).bytes_of(&part.columns));
+        }
+    }
     let shapes: Vec<_> = (0..packed.slots()).map(|slot| packed.shape(slot)).collect();
     let slots = packed.all_panels_mut().into_iter().zip(shapes);
     rayon::scope(|scope| {

@@ -159,6 +159,8 @@ impl Dot for Native {
     type X = __m512i;
     const K_STEP: usize = 2;
     const X_STEP: usize = 4;
+    // Sixteen sums do not keep VDPBF16PS busy (70 % of the peak with weights in cache; two tiles of 24 reach 95).
+    const TALL: usize = 0;
 
     #[inline(always)]
     fn simd(self) -> Avx512 {

@@ -123,6 +123,12 @@ impl PanelShape {
         }
     }
 
+    /// Where the panels of `columns` lie in a weight that is not tight.
+    pub fn bytes_of(&self, columns: &Range<usize>) -> Range<usize> {
+        let panels = columns.start / WIDTH..columns.end.div_ceil(WIDTH);
+        panels.start * self.panel_bytes()..panels.end * self.panel_bytes()
+    }
+
     /// Bytes of the packed weight.
     pub fn bytes(&self) -> usize {
         let whole = self.n / WIDTH * self.panel_bytes();
