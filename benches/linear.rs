@@ -1,8 +1,9 @@
 //! What adapters cost: the bare base beside 1, 4 and 16 adapters in one batch, at mean rank 4 and at full ranks.
 //!
 //! `cargo bench --bench linear` prints, for a base of random weights, the time over the bare base's in percent: the
-//! median over rounds of the ratio to the bare base beside it. Words choose dtypes, thread counts (`t1`, `t2`) and cases (`8x128`);
-//! `-- --check` compares adapted rows in a mixed batch with a batch of one adapter on a tiny shape instead.
+//! median over rounds of the ratio to the bare base beside it. Words choose dtypes, thread counts (`t1`, `t2`), cases (`8x128`)
+//! and kinds of adapters (`pruned`, `full`); `-- --check` compares adapted rows in a mixed batch with a batch of one adapter
+//! on a tiny shape instead.
 #![allow(clippy::print_stdout)] // a bench prints its figures
 
 mod support;
@@ -15,8 +16,10 @@ use support::{BASE, PRECISIONS, TINY, dtype_name};
 
 const ROUNDS: usize = 9;
 const CASES: [&str; 3] = ["8x128", "32x32", "1x16"];
+/// Adapters with ranks as pruning leaves them, or one of a full rank.
+const KINDS: [&str; 2] = ["pruned", "full"];
 /// Full ranks that are measured, on every site.
-const RANKS: [usize; 4] = [1, 8, 16, 32];
+const RANKS: [usize; 5] = [0, 1, 8, 16, 32];
 
 fn main() {
     let (check, words) = support::arguments();
@@ -43,7 +46,15 @@ fn main() {
                     "\n{} {threads} thread(s): over the bare base",
                     dtype_name(precision)
                 );
-                measure(&model, threads, |case| wanted(case, &CASES));
+                let of = |name: &str| {
+                    let among: &[&str] = if CASES.contains(&name) {
+                        &CASES
+                    } else {
+                        &KINDS
+                    };
+                    wanted(name, among)
+                };
+                measure(&model, threads, of);
             }
         }
     }
@@ -77,12 +88,12 @@ fn measure(model: &Model, threads: usize, wanted: impl Fn(&str) -> bool) {
         let rows = lengths.len();
         let mut variants: Vec<(String, Vec<&Task>)> = vec![("bare".into(), vec![&base])];
         for count in [1, 4, 16] {
-            if count <= rows {
+            if count <= rows && wanted("pruned") {
                 let tasks = sixteen[..count].iter().collect();
                 variants.push((format!("{count} of mean rank 4"), tasks));
             }
         }
-        for (task, rank) in full.iter().zip(RANKS) {
+        for (task, rank) in full.iter().zip(RANKS).filter(|_| wanted("full")) {
             variants.push((format!("1 of rank {rank}"), vec![task]));
         }
         let mut ratios = vec![Vec::new(); variants.len()];

@@ -14,6 +14,7 @@
 //! table ([`Tokenizer::id_limit`], [`Tokenizer::type_limit`]). It sets nothing global and no environment variable.
 
 mod convert;
+mod declared;
 mod files;
 mod sentencepiece;
 #[cfg(test)]
@@ -25,12 +26,12 @@ use std::{
 };
 
 use rayon::prelude::*;
-use serde::Deserialize;
 use tokenizers::{
     Decoder, Encoding, ModelWrapper, PostProcessor, PostProcessorWrapper, TruncationDirection,
 };
 
 use crate::{Error, Result};
+use declared::Declared;
 
 /// A tokenizer. Synchronous, `Send + Sync`; one serves all threads.
 #[derive(Debug)]
@@ -119,19 +120,6 @@ impl Encoded {
     }
 }
 
-/// The one part of a `tokenizer.json` that is read here: what the file says its added tokens' ids are.
-#[derive(Deserialize)]
-struct Declared {
-    #[serde(default)]
-    added_tokens: Vec<DeclaredToken>,
-}
-
-#[derive(Deserialize)]
-struct DeclaredToken {
-    id: u32,
-    content: String,
-}
-
 impl Tokenizer {
     /// From the bytes of a `tokenizer.json`; `shown_as` names it in messages.
     ///
@@ -178,7 +166,8 @@ impl Tokenizer {
         inner.with_post_processor(None::<PostProcessorWrapper>);
 
         let specials = overrides.specials(&inner);
-        let ids = inner.get_vocab(true).into_values();
+        let added = inner.get_added_vocabulary().get_vocab().values();
+        let ids = added.copied().chain(declared.model.vocab.largest);
         let vocabulary_end = end_of(ids).map_err(wrong)?;
         let mut tokenizer = Tokenizer {
             inner,

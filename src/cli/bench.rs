@@ -5,6 +5,8 @@ mod memory;
 
 use std::{path::PathBuf, time::Instant};
 
+use rayon::prelude::*;
+
 use self::batch::Shape;
 use super::{Failure, output::Output, rows::go_on, setup::ModelArgs};
 use crate::{
@@ -36,9 +38,12 @@ pub(super) struct Args {
     /// Full ranks to compare with
     #[arg(long, value_delimiter = ',', default_value = "8,16,32,64")]
     full_ranks: Vec<usize>,
-    /// Rounds; in each, every variant runs
+    /// Rounds of a batch, at most; in each, every variant runs
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Time for all batches: a large base gets fewer rounds, three at least
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    seconds: u32,
     /// Also write the findings as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -85,8 +90,10 @@ fn bench(args: &Args) -> Result<BenchReport, Failure> {
     memory.push(memory::now("binding adapters"));
     let merged = merge(args, &model, &subjects, &mut once, &mut memory)?;
     let mut batches = Vec::new();
+    let share = f64::from(args.seconds) / args.batches.len() as f64;
     for shape in &args.batches {
-        batches.push(measure(args, &model, &subjects, merged.as_ref(), *shape));
+        let merged = merged.as_ref();
+        batches.push(measure(args, share, &model, &subjects, merged, *shape));
     }
     let spec = model.spec();
     let shape = format!(
@@ -108,7 +115,6 @@ fn bench(args: &Args) -> Result<BenchReport, Failure> {
         dtype: format!("{:?}", model.packed().precision()).to_lowercase(),
         cpu: format!("{}, {}", memory::cpu(), simd::level().name()),
         threads: rayon::current_num_threads(),
-        rounds: args.rounds as usize,
         batches,
         once,
         memory,
@@ -266,6 +272,13 @@ fn merge(
     }
     once.push(Once::new("merge one adapter", &merging));
     once.push(Once::new("unmerge it", &unmerging));
+    let adapted = |slot: &usize| task.factors.get(*slot).is_some_and(Option::is_some);
+    let slots: Vec<usize> = (0..model.packed().slots()).filter(adapted).collect();
+    let copy = |&slot: &usize| model.packed().panels(slot).bytes().to_vec();
+    let copying: Vec<f64> = (0..args.rounds.min(7))
+        .map(|_| timed(|| slots.par_iter().map(copy).collect::<Vec<_>>()).0)
+        .collect();
+    once.push(Once::new("  a plain copy of those weights", &copying));
     let merged = Merged::new(fork, task)?;
     memory.push(memory::now("merging into a fork"));
     Ok(Some(merged))
@@ -281,8 +294,15 @@ struct Lane<'a> {
     seconds: Vec<f64>,
 }
 
+/// Rounds that are measured however long they take, as far as so many were asked for.
+const LEAST_ROUNDS: u32 = 3;
+/// Passes from which on a first, unmeasured round would be long and change nothing.
+const LONG_PASS: f64 = 0.1;
+
+/// All variants of one batch, in about `budget` seconds.
 fn measure(
     args: &Args,
+    budget: f64,
     model: &Model,
     subjects: &Subjects,
     merged: Option<&Merged>,
@@ -321,15 +341,25 @@ fn measure(
     // Short batches are run several times a round, or a clock tick would be a percent.
     let (once, _) = timed(|| (lanes[0].run)(&lanes[0].batch));
     let repeats = (0.02 / once).ceil().clamp(1.0, 50.0) as usize;
-    for round in 0..=args.rounds as usize {
+    let start = Instant::now();
+    let mut measured = 0;
+    for round in 0.. {
+        let warm = round > 0 || once > LONG_PASS;
+        let (spent, least) = (start.elapsed().as_secs_f64(), measured >= LEAST_ROUNDS);
+        // Another round as long as those before must still fit.
+        let next = spent / f64::from(measured.max(1));
+        if measured == args.rounds || least && spent + next > budget {
+            break;
+        }
         for i in 0..lanes.len() {
             let at = (i + round) % lanes.len(); // nobody is always first
             let lane = &mut lanes[at];
             let (seconds, ()) = timed(|| (0..repeats).for_each(|_| drop((lane.run)(&lane.batch))));
-            if round > 0 {
+            if warm {
                 lane.seconds.push(seconds / repeats as f64);
             }
         }
+        measured += u32::from(warm);
     }
     let tokens = lanes[0].batch.tokens();
     let base = &lanes[0].seconds;
@@ -347,6 +377,7 @@ fn measure(
         name: shape.to_string(),
         rows: shape.rows,
         tokens,
+        rounds: measured as usize,
         variants: variants.collect(),
     }
 }

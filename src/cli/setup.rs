@@ -1,6 +1,6 @@
 //! Arguments that name a base and its adapters, and the engine made from them.
 
-use std::path::Path;
+use std::{mem::ManuallyDrop, path::Path};
 
 use clap::{Args, ValueEnum};
 
@@ -121,14 +121,15 @@ impl ModelArgs {
         Ok(all)
     }
 
-    /// The engine with every adapter bound; sets the size of the thread pool.
-    pub(super) fn engine(&self) -> Result<Engine, Failure> {
+    /// The engine with every adapter bound; sets the size of the thread pool. It is for as long as the process lives: its end
+    /// gives back everything at once, where dropping a vocabulary word by word takes as long as a short text.
+    pub(super) fn engine(&self) -> Result<ManuallyDrop<Engine>, Failure> {
         let engine = self.bare_engine()?;
         for (name, adapter) in self.all_adapters()? {
             let task = engine.model().bind(&name, &adapter?)?;
             engine.registry().insert(&name, task);
         }
-        Ok(engine)
+        Ok(ManuallyDrop::new(engine))
     }
 
     /// The engine without an adapter; sets the size of the thread pool.
@@ -143,7 +144,12 @@ impl ModelArgs {
         let (model, tokenizer) = std::thread::scope(|scope| {
             let tokenizer =
                 scope.spawn(|| Tokenizer::load(&|name| source.read(name), &source.path("")));
-            (self.load_from(source.clone()), tokenizer.join())
+            let model = self.load_from(source.clone());
+            // The base is there first, and its first pass would wait for every page of the weights.
+            if let Ok(model) = &model {
+                model.packed().prefault(&|| !tokenizer.is_finished());
+            }
+            (model, tokenizer.join())
         });
         let model = model?;
         let tokenizer = match tokenizer {

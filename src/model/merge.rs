@@ -5,15 +5,18 @@
 //! often it is done. A merged model is another type: it runs its one task and no other, so that no
 //! request can be answered from the wrong weights.
 
+use std::sync::Arc;
+
 use super::{Batch, Hook, Model, Task, linear::LowRank};
 use crate::{
     error::{Error, Result},
-    kernel::{
-        gemm::gemm,
-        panel::{self, Precision},
-    },
+    kernel::panel::{self, Piece, Precision},
     mat::Matrix,
+    weights::Packed,
 };
+
+/// Panels that a thread merges into at a time: a quarter of the smallest linear of BERT-base.
+const PIECE_PANELS: usize = 12;
 
 /// A model with one task's factors in its weights.
 #[derive(Debug)]
@@ -36,11 +39,7 @@ impl Merged {
                 "rounding the sum to int8 again would change it; merge at f32 or bf16",
             ));
         }
-        for (slot, factors) in task.factors.iter().enumerate() {
-            if let Some(factors) = factors {
-                add(&mut model, slot, factors);
-            }
-        }
+        add(&mut model.packed, &task.factors);
         let task = Task {
             factors: Vec::new(),
             ..task.clone()
@@ -90,27 +89,43 @@ impl Model {
     }
 }
 
-/// `W += (s B) A` for every part of one linear.
-fn add(model: &mut Model, slot: usize, factors: &LowRank) {
-    let shape = model.packed.shape(slot);
-    let down = &factors.down;
-    for part in &factors.parts {
-        let up = part.up.unpack();
-        let mut delta = Matrix::zeros(part.columns.len(), shape.k);
-        gemm(
-            delta.view_mut(),
-            0.0,
-            1.0,
-            up.view(),
-            false,
-            down.view().row_range(part.ranks.clone()),
-            false,
-        );
-        panel::add_to(
-            model.packed.panels_mut(slot),
-            shape,
-            part.columns.clone(),
-            delta.view(),
-        );
+/// `W += (s B) A` for every part of every linear, on the threads of the current pool.
+fn add(packed: &mut Packed, factors: &[Option<LowRank>]) {
+    for (slot, factors) in factors.iter().enumerate() {
+        for part in factors.iter().flat_map(|factors| &factors.parts) {
+            packed.own_pages(slot, packed.shape(slot).bytes_of(&part.columns));
+        }
+    }
+    let shapes: Vec<_> = (0..packed.slots()).map(|slot| packed.shape(slot)).collect();
+    let slots = packed.all_panels_mut().into_iter().zip(shapes);
+    rayon::scope(|scope| {
+        for ((bytes, shape), factors) in slots.zip(factors) {
+            let Some(factors) = factors else { continue };
+            let ups: Vec<_> = factors.parts.iter().map(|part| part.up.unpack()).collect();
+            let ups = Arc::new(ups);
+            for piece in panel::pieces(bytes, shape, PIECE_PANELS) {
+                let ups = Arc::clone(&ups);
+                scope.spawn(move |_| add_to_piece(piece, factors, &ups));
+            }
+        }
+    });
+}
+
+/// The parts of a linear's factors that change the columns of `piece`; `ups` are their B.
+fn add_to_piece(piece: Piece<'_>, factors: &LowRank, ups: &[Matrix]) {
+    let Piece {
+        columns: here,
+        shape,
+        bytes,
+    } = piece;
+    for (part, up) in factors.parts.iter().zip(ups) {
+        let own = part.columns.start.max(here.start)..part.columns.end.min(here.end);
+        if own.start < own.end {
+            let up = up.view();
+            let up = up.row_range(own.start - part.columns.start..own.end - part.columns.start);
+            let down = factors.down.view().row_range(part.ranks.clone());
+            let columns = own.start - here.start..own.end - here.start;
+            panel::add_low_rank(bytes, shape, columns, up, down);
+        }
     }
 }

@@ -26,8 +26,6 @@ pub struct BenchReport {
     pub cpu: String,
     /// Threads of a forward pass.
     pub threads: usize,
-    /// Rounds that were measured.
-    pub rounds: usize,
     /// One for each batch.
     pub batches: Vec<BatchReport>,
     /// Costs that come once, not with each batch.
@@ -45,6 +43,8 @@ pub struct BatchReport {
     pub rows: usize,
     /// Tokens.
     pub tokens: usize,
+    /// Rounds that were measured.
+    pub rounds: usize,
     /// The bare base first.
     pub variants: Vec<Variant>,
 }
@@ -164,11 +164,11 @@ mod tests {
             dtype: "f32".to_owned(),
             cpu: "cpu".to_owned(),
             threads: 2,
-            rounds: 3,
             batches: vec![BatchReport {
                 name: "4x16".to_owned(),
                 rows: 4,
                 tokens: 64,
+                rounds: 3,
                 variants: vec![
                     variant("base", &base, None),
                     variant("rank 4", &slower, Some(&base)),
@@ -210,7 +210,7 @@ mod tests {
     fn the_table_and_the_page_say_it_all_and_escape_names() {
         let report = report();
         let text = table(&report);
-        for word in ["4x16", "rank 4", "+10.0", "swap", "loading"] {
+        for word in ["4x16", "3 rounds", "rank 4", "+10.0", "swap", "loading"] {
             assert!(text.contains(word), "{word} in\n{text}");
         }
         let html = page(&report);

@@ -55,6 +55,7 @@ impl Simd for Avx512 {
     const LEVEL: Level = Level::Avx512;
     const TILE_ROWS: usize = 8;
     const TILE_PANELS: usize = 3;
+    const TALL_ROWS: usize = 16;
     type F = __m512;
 
     #[inline(always)]
@@ -162,6 +163,27 @@ impl Simd for Avx512 {
                 _mm512_castps512_ps256(a),
                 _mm512_extractf32x8_ps::<1>(a),
             ))
+        }
+    }
+    #[inline(always)]
+    fn sum_each(self, [a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+        // SAFETY: the file's argument.
+        unsafe {
+            // Halves of two vectors at a time, then quarters of all four; then each quarter is one vector's four sums.
+            let halves = |a, b| {
+                let low = _mm512_shuffle_f32x4::<0x44>(a, b);
+                _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xee>(a, b))
+            };
+            let (ab, cd) = (halves(a, b), halves(c, d));
+            let first = _mm512_shuffle_f32x4::<0x88>(ab, cd);
+            let v = _mm512_add_ps(first, _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+            let v = _mm512_add_ps(v, _mm512_permute_ps::<0b01_00_11_10>(v));
+            let v = _mm512_add_ps(v, _mm512_permute_ps::<0b10_11_00_01>(v));
+            // The first lane of each quarter.
+            let v = _mm512_maskz_compress_ps(0x1111, v);
+            let mut out = [0.0; 4];
+            _mm_storeu_ps(out.as_mut_ptr(), _mm512_castps512_ps128(v));
+            out
         }
     }
     #[inline(always)]

@@ -163,6 +163,19 @@ pub fn prefetch(p: *const u8) {
     let _ = p;
 }
 
+/// As [`prefetch`], to the second cache and no nearer: for what is large or needed later. What comes from memory on its way to
+/// the first cache holds one of its few places for waiting lines all the time (Zen 4: half of the rate of memory).
+#[inline(always)]
+pub fn prefetch_far(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `prefetch`.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Proof that a set of vector instructions exists on this CPU, and the operations on its vectors of
 /// [`LANES`] `f32`. Values exist only inside the trampolines.
 pub trait Simd: Copy + Send + Sync + 'static {
@@ -172,6 +185,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     const TILE_ROWS: usize;
     /// Panels (of 16 columns) of that tile.
     const TILE_PANELS: usize;
+    /// Rows of the tallest tile of one panel, for products of few rows; 0 where registers are too few for more than
+    /// [`Simd::TILE_ROWS`].
+    const TALL_ROWS: usize = 0;
     /// A vector of 16 `f32`.
     type F: Copy;
 
@@ -240,6 +256,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn store_low_bytes_ptr(self, v: Self::F, p: *mut u8);
     /// Sum of the lanes by a fixed tree: halves are added until one lane is left.
     fn sum(self, a: Self::F) -> f32;
+    /// [`Simd::sum`] of four vectors: the same trees, side by side where the level can.
+    #[inline(always)]
+    fn sum_each(self, v: [Self::F; 4]) -> [f32; 4] {
+        v.map(|v| self.sum(v))
+    }
     /// Largest lane.
     fn max_lane(self, a: Self::F) -> f32;
 

@@ -27,6 +27,10 @@ impl Kernel for Ops<'_> {
             ("max_bits_signed", s.max_bits_signed(a, b)),
             ("max_bits_unsigned", s.max_bits_unsigned(a, b)),
             ("sum", s.splat(s.sum(a))),
+            ("sum_each", s.splat(s.sum_each([b, n, a, b])[2])),
+            ("sum_each", s.splat(s.sum_each([a, n, b, n])[0])),
+            ("sum_each", s.splat(s.sum_each([b, a, n, b])[1])),
+            ("sum_each", s.splat(s.sum_each([b, n, b, a])[3])),
             ("max_lane", s.splat(s.max_lane(a))),
         ];
         rows.map(|(name, v)| {
@@ -87,7 +91,7 @@ fn operations_equal_plain_arithmetic_at_every_level() {
                             .cast_unsigned(),
                     ),
                     "max_bits_unsigned" => f32::from_bits(x.to_bits().max(y.to_bits())),
-                    "sum" => tree(a),
+                    "sum" | "sum_each" => tree(a),
                     _ => 7.5 * 1.37,
                 };
                 assert_eq!(

@@ -72,6 +72,10 @@ impl Cache<'_> {
     }
 }
 
+/// Bytes that are brought in before it is asked again whether that is still wanted.
+#[cfg(target_os = "linux")]
+const PREFAULTED: usize = 8 << 20;
+
 /// Packed weights, by slot.
 #[derive(Debug)]
 pub struct Packed {
@@ -249,6 +253,39 @@ impl Packed {
     fn at(&self, slot: usize) -> std::ops::Range<usize> {
         let range = self.plan.range(slot);
         self.data + range.start..self.data + range.end
+    }
+
+    /// Brings the pages of the weights into this process's page table, from the page cache or the file, for as long as `wanted`:
+    /// reading them one by one later costs a fault each. A hint where the system has a call for that; it never fails.
+    pub fn prefault(&self, wanted: &dyn Fn() -> bool) {
+        #[cfg(target_os = "linux")]
+        for start in (0..self.map.len()).step_by(PREFAULTED) {
+            let len = PREFAULTED.min(self.map.len() - start);
+            if !wanted() {
+                return;
+            }
+            let advice = memmap2::Advice::PopulateRead;
+            if let Err(e) = self.map.advise_range(advice, start, len) {
+                return tracing::debug!("the weights are not brought in ahead: {e}");
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = wanted;
+    }
+
+    /// Makes this mapping's own copies of the pages that hold `bytes` of `slot`, which are to be written, and at once: a page
+    /// that is copied while another thread runs interrupts that thread. A hint; it never fails.
+    pub fn own_pages(&mut self, slot: usize, bytes: std::ops::Range<usize>) {
+        #[cfg(target_os = "linux")]
+        {
+            let (start, advice) = (self.at(slot).start, memmap2::Advice::PopulateWrite);
+            let pages = (self.map).advise_range(advice, start + bytes.start, bytes.len());
+            if let Err(e) = pages {
+                tracing::debug!("pages are copied as they are written: {e}");
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (slot, bytes);
     }
 
     /// Takes every merge back: all bytes are the file's again.

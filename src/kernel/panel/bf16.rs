@@ -37,14 +37,9 @@ pub(super) fn native(level: Level) -> bool {
 /// Calls `run` with room for `x` as the dots of `level` read it.
 pub(super) fn with_rows<R>(level: Level, x: Mat<'_>, run: impl FnOnce(Rows) -> R) -> R {
     let pairs = x.cols().div_ceil(2);
-    let stride = row_stride(pairs * if native(level) { 4 } else { 8 });
-    with_bytes(x.rows() * stride, |ptr| {
-        run(Rows {
-            ptr,
-            stride,
-            m: x.rows(),
-        })
-    })
+    let m = x.rows();
+    let stride = row_stride(level, m, pairs * if native(level) { 4 } else { 8 });
+    with_bytes(m * stride, |ptr| run(Rows { ptr, stride, m }))
 }
 
 /// Runs `job` with `bf16` weights.
@@ -173,6 +168,8 @@ impl Dot for Native {
     type X = __m512i;
     const K_STEP: usize = 2;
     const X_STEP: usize = 4;
+    // Sixteen sums do not keep VDPBF16PS busy (70 % of the peak with weights in cache; two tiles of 24 reach 95).
+    const TALL: usize = 0;
 
     #[inline(always)]
     fn simd(self) -> Avx512 {

@@ -27,6 +27,9 @@ pub(super) trait Dot: Copy {
     /// Rows and panels of the register tile, at most the level's.
     const TILE: (usize, usize) = (Self::S::TILE_ROWS, Self::S::TILE_PANELS);
 
+    /// Rows of the tallest tile of one panel; no taller than [`Dot::TILE`] where registers are few.
+    const TALL: usize = Self::S::TALL_ROWS;
+
     /// The level's vectors.
     fn simd(self) -> Self::S;
     /// Writes the rows `which` of `x` to `rows` as this dot reads them; nothing to do where it reads `f32`.

@@ -3,10 +3,13 @@
 //! **Order of the loops.** Blocks of rows (whose converted activations stay in L2) are outermost, then groups of `P`
 //! panels (a slice of weights that streams through L2), tiles of rows inside. K is not blocked: a group is at most 3 x 64
 //! bytes a step, 590 KB at K = 3072 in `f32`. While a group is multiplied, the next one is prefetched, so that weights
-//! arrive from memory behind the arithmetic.
+//! arrive from memory behind the arithmetic. Where all rows fit one *tall* tile of one panel (9 to 16 rows, with 32
+//! registers), weights are read exactly once, in the order of memory: two tiles would wait for memory in the first and only
+//! multiply in the second.
 //!
-//! The low-rank part, the activation and the residual follow tile by tile while the tile is in L1: a store
-//! and a load of 24 vectors beside thousands of multiplications, and the same bits as in registers.
+//! A low-rank part that holds a whole tile continues it in registers; parts that end inside it, the activation and the
+//! residual follow while the tile is in L1: a store and a load of 24 vectors beside thousands of multiplications, and the
+//! same bits as in registers.
 //!
 //! Not here: threads (callers split rows or panels), conversion of activations (the precision's file).
 
@@ -15,7 +18,8 @@ use std::ops::Range;
 use super::{
     Init, Part, Product, WIDTH,
     dot::{CHUNK, Dot, Rows, peak},
-    tile::{Ahead, Group, Place, tile_any},
+    scratch::TALL_STRIDE,
+    tile::{Ahead, Group, Place, Ranks, tile_any},
 };
 use crate::{mat::MatMut, simd::Simd};
 
@@ -29,6 +33,9 @@ const BLOCK_ROWS: usize = 96;
 /// Up to so many tiles a group of panels is not fetched ahead: the next group would come as fast as this one is read, and what
 /// the caches fetch by themselves along a panel does better (one core, weights from memory: by a tenth at 16 rows, a half at 8).
 const FEW_TILES: usize = 2;
+/// Bytes ahead of itself that a tall tile fetches its panel from memory (f32, two cores, weights cold: 195 GFLOP/s, 186 at half of
+/// it, 105 without, and 135 with two tiles of 8 rows).
+const STREAM_AHEAD: usize = 8192;
 
 /// Activation and residual over a tile of `r` rows and `p` panels at `place.out`, written to `to`; the
 /// last panel has `cols` columns there. `row` and `col` are the tile's corner in the residual.
@@ -122,34 +129,71 @@ unsafe fn add_part<L: Dot>(
     panels: (usize, usize),
     place: Place,
 ) {
-    let own = (part.columns.start / WIDTH, part.columns.end.div_ceil(WIDTH));
+    let own = panels_of(part);
     let (first, end) = (rows.0.max(part.rows.start), rows.1.min(part.rows.end));
-    let (left, right) = (panels.0.max(own.0), panels.1.min(own.1));
+    let (left, right) = (panels.0.max(own.start), panels.1.min(own.end));
     if first >= end || left >= right {
         return;
     }
-    let group = Group::of(&part.up, left - own.0);
-    // SAFETY: the rectangle lies in the tile and in the part.
-    unsafe {
-        let at = (first - rows.0) * place.out_stride + (left - panels.0) * WIDTH;
-        let out = place.out.add(at);
-        let place = Place {
-            start: out,
-            start_stride: place.out_stride,
-            out,
-            ..place
+    let group = Group::of(&part.up, left - own.start);
+    for first in (first..end).step_by(L::TILE.0) {
+        // SAFETY: the rectangle lies in the tile and in the part.
+        unsafe {
+            let at = (first - rows.0) * place.out_stride + (left - panels.0) * WIDTH;
+            let out = place.out.add(at);
+            let place = Place {
+                start: out,
+                start_stride: place.out_stride,
+                out,
+                ..place
+            };
+            let (ahead, row) = (Ahead::NOTHING, first - part.rows.start);
+            let tile = (L::TILE.0.min(end - first), right - left);
+            let t = Rows::of(part.t);
+            tile_any(fma, tile, t, row, group, place, ahead, Ranks::NONE);
+        }
+    }
+}
+
+/// The panels of a part, as panels of `y`.
+fn panels_of(part: &Part<'_>) -> Range<usize> {
+    part.columns.start / WIDTH..part.columns.end.div_ceil(WIDTH)
+}
+
+/// A part that has all of a group's panels.
+struct Covering {
+    rows: Range<usize>,
+    /// At the first of those rows.
+    ranks: Ranks,
+}
+
+impl Covering {
+    /// The one of `parts` at `row` that has all of `panels` (first, end); there is one at most, as parts are disjoint.
+    fn of<'p>(
+        mut parts: impl Iterator<Item = &'p Part<'p>>,
+        row: usize,
+        panels: (usize, usize),
+    ) -> Option<Self> {
+        let part = parts.find(|part| {
+            let own = panels_of(part);
+            part.rows.contains(&row) && own.start <= panels.0 && panels.1 <= own.end
+        })?;
+        let ranks = Ranks {
+            t: part.t.as_ptr(),
+            stride: part.t.stride(),
+            up: Group::of(&part.up, panels.0 - panels_of(part).start),
         };
-        let ahead = Ahead::NOTHING;
-        let tile = (end - first, right - left);
-        tile_any(
-            fma,
-            tile,
-            Rows::of(part.t),
-            first - part.rows.start,
-            group,
-            place,
-            ahead,
-        );
+        let rows = part.rows.clone();
+        Some(Self { rows, ranks })
+    }
+
+    /// The ranks of rows `first..end`, if all of them are in the part.
+    fn at(&self, first: usize, end: usize) -> Option<Ranks> {
+        let inside = self.rows.start <= first && end <= self.rows.end;
+        inside.then(|| Ranks {
+            t: (self.ranks.t).wrapping_add((first - self.rows.start) * self.ranks.stride),
+            ..self.ranks
+        })
     }
 }
 
@@ -196,11 +240,12 @@ unsafe fn drive_block<D: Dot, L: Dot<S = D::S>>(
     low: Low<'_>,
     y: &mut MatMut<'_>,
 ) {
-    const MOST: usize = 8; // rows and panels of the largest tile of any level
+    const MOST: usize = 16; // rows of the tallest tile of any level
     let s = d.simd();
     let Product { w, init, .. } = *product;
     let (out, out_stride) = (y.as_mut_ptr(), y.stride());
-    let (most_rows, most_panels) = D::TILE;
+    let tall = rows.stride == TALL_STRIDE && block.len() > D::TILE.0 && block.len() <= D::TALL;
+    let (most_rows, most_panels) = if tall { (block.len(), 1) } else { D::TILE };
     let shape = w.shape;
     let whole = shape.n / WIDTH; // panels with 16 columns; the ragged one passes through `edge`
     let zeros = [0.0f32; WIDTH * MOST];
@@ -227,17 +272,19 @@ unsafe fn drive_block<D: Dot, L: Dot<S = D::S>>(
         let chunks = (group.steps / CHUNK).max(1);
         let tiles = block.len().div_ceil(most_rows);
         let w_lines = match tiles > FEW_TILES {
+            _ if tall => CHUNK,
             true => (group.pitch * p).div_ceil(64 * chunks * tiles),
             false => 0,
         };
-        // Rows far apart in a wider buffer would fetch what lies between them.
-        let near = rows.stride <= 2 * group.steps * D::X_STEP;
+        // Rows far apart in a wider buffer would fetch what lies between them; a tall tile is all rows there are.
+        let near = rows.stride <= 2 * group.steps * D::X_STEP && !tall;
         let x_lines = if near {
             most_rows * rows.stride / (64 * chunks)
         } else {
             0
         };
         let mut parts = low;
+        let mut covering: Option<Covering> = None;
         let mut row = block.start;
         while row < block.end {
             let r = most_rows.min(block.end - row);
@@ -279,20 +326,33 @@ unsafe fn drive_block<D: Dot, L: Dot<S = D::S>>(
                 } else {
                     block.start
                 };
+                let behind = (row - block.start) / most_rows * 64 * chunks * w_lines;
                 let ahead = Ahead {
-                    w: next.wrapping_add((row - block.start) / most_rows * 64 * chunks * w_lines),
+                    w: match tall {
+                        true => group.panel.wrapping_add(STREAM_AHEAD),
+                        false => next.wrapping_add(behind),
+                    },
                     w_lines,
                     x: rows.ptr.wrapping_add(after * rows.stride),
                     x_lines,
                 };
-                tile_any(d, (r, p), rows, row, group, place, ahead);
                 // Parts stand in row order: those above this tile are behind us until the next group of panels.
                 while parts.first().is_some_and(|part| part.rows.end <= row) {
                     parts = &parts[1..];
                 }
                 let near = parts.iter().take_while(|part| part.rows.start < row + r);
-                for part in near {
-                    add_part(fma, part, (row, row + r), (panel, panel + p), place);
+                let own_panels = (panel, panel + p);
+                if covering.as_ref().is_none_or(|c| c.rows.end <= row) {
+                    covering = Covering::of(near.clone(), row, own_panels);
+                }
+                match covering.as_ref().and_then(|c| c.at(row, row + r)) {
+                    Some(ranks) => tile_any(d, (r, p), rows, row, group, place, ahead, ranks),
+                    None => {
+                        tile_any(d, (r, p), rows, row, group, place, ahead, Ranks::NONE);
+                        near.for_each(|part| {
+                            add_part(fma, part, (row, row + r), own_panels, place)
+                        });
+                    }
                 }
                 if ragged || product.activation.is_some() || product.residual.is_some() {
                     let to = (here, out_stride);
@@ -312,6 +372,7 @@ const _: () = {
     assert!(
         <crate::simd::Avx2 as Simd>::TILE_ROWS <= 8
             && <crate::simd::Avx512 as Simd>::TILE_ROWS <= 8
+            && <crate::simd::Avx512 as Simd>::TALL_ROWS <= 16
     );
     #[cfg(target_arch = "aarch64")]
     assert!(<crate::simd::Neon as Simd>::TILE_ROWS <= 8);

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{
     dot::{Dot, Rows},
     drive::Job,
+    scratch::{TALL_STRIDE, is_tall, with_bytes},
 };
 use crate::{
     mat::Mat,
@@ -52,6 +53,25 @@ impl<S: Simd> Dot for Fma<S> {
     unsafe fn finish(self, acc: S::F, _: usize, _: *const u8, _: *const f32) -> S::F {
         acc
     }
+}
+
+/// Calls `run` with `x` as the dots of `level` read it: as it lies, or copied to the rows of a tall tile.
+pub(super) fn with_rows<R>(level: Level, x: Mat<'_>, run: impl FnOnce(Rows) -> R) -> R {
+    let m = x.rows();
+    if !is_tall(level, m, x.cols() * size_of::<f32>()) {
+        return run(Rows::of(x));
+    }
+    with_bytes(m * TALL_STRIDE, |ptr| {
+        for r in 0..m {
+            // SAFETY: the scratch has `m` rows, and a row of `x` is shorter than their distance.
+            unsafe {
+                let to = ptr.add(r * TALL_STRIDE).cast::<f32>();
+                to.copy_from_nonoverlapping(x.row(r).as_ptr(), x.cols());
+            }
+        }
+        let stride = TALL_STRIDE;
+        run(Rows { ptr, stride, m })
+    })
 }
 
 /// Runs `job` with `f32` weights.

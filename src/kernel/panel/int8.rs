@@ -74,11 +74,12 @@ pub(super) struct Quantised {
 /// Calls `run` with room for `x` as the dots of `level` read it.
 pub(super) fn with_rows<R>(level: Level, x: Mat<'_>, run: impl FnOnce(Quantised) -> R) -> R {
     let (m, k) = (x.rows(), x.cols());
+    let bytes = k.next_multiple_of(LANES);
     let stride = match dots(level) {
         // Bytes are stored by whole vectors, behind the place of the words that they are widened to.
         #[cfg(target_arch = "x86_64")]
-        Dots::Wide => row_stride(wide_skip(k) + k.next_multiple_of(LANES)),
-        _ => row_stride(k.next_multiple_of(LANES)),
+        Dots::Wide => row_stride(Level::Avx2, m, wide_skip(k) + bytes),
+        _ => row_stride(level, m, bytes),
     };
     let head = (m * size_of::<RowScale>()).next_multiple_of(64);
     with_bytes(head + m * stride, |bytes| {

@@ -25,6 +25,7 @@ mod dot;
 mod drive;
 mod f32;
 mod int8;
+mod merge;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod owned;
@@ -36,11 +37,11 @@ mod words;
 
 use std::{cell::Cell, ops::Range};
 
-use dot::Rows;
 use drive::{Job, Low};
 
+pub use merge::{Piece, add_low_rank, pieces};
 pub use owned::OwnedPanels;
-pub use pack::{add_to, pack, unpack};
+pub use pack::{pack, unpack};
 
 use crate::{
     kernel::activation::Activation,
@@ -122,6 +123,12 @@ impl PanelShape {
         } else {
             WIDTH
         }
+    }
+
+    /// Where the panels of `columns` lie in a weight that is not tight.
+    pub fn bytes_of(&self, columns: &Range<usize>) -> Range<usize> {
+        let panels = columns.start / WIDTH..columns.end.div_ceil(WIDTH);
+        panels.start * self.panel_bytes()..panels.end * self.panel_bytes()
     }
 
     /// Bytes of the packed weight.
@@ -347,15 +354,17 @@ impl Product<'_> {
         // SAFETY: `check` saw the shapes, and each precision makes the rows that its dots read.
         unsafe {
             match self.w.shape.precision {
-                Precision::F32 => f32::run(
-                    level,
-                    Job::Product {
-                        product,
-                        low,
-                        rows: Rows::of(x),
-                        y,
-                    },
-                ),
+                Precision::F32 => f32::with_rows(level, x, |rows| {
+                    f32::run(
+                        level,
+                        Job::Product {
+                            product,
+                            low,
+                            rows,
+                            y,
+                        },
+                    )
+                }),
                 Precision::Bf16 => bf16::with_rows(level, x, |rows| {
                     bf16::run(
                         level,

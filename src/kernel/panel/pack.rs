@@ -1,13 +1,8 @@
-//! Packing weights into panels, back, and adding to packed weights in place.
+//! Packing weights into panels, and back.
 //!
 //! A panel is written whole, step after step, from its 16 rows; words of 32 bits are built from one, two or
 //! four elements of a row. `bf16` rounds to nearest, ties to even; `int8` takes a scale a column, the largest
-//! magnitude over 127.
-//!
-//! Adding touches the panels of the named columns alone: on a private mapping of a packed file, other pages
-//! stay shared. `int8` weights cannot be added to: what rounding took is gone, so re-quantise from the source.
-
-use std::ops::Range;
+//! magnitude over 127. Not here: adding to what is packed (`merge`).
 
 use half::bf16;
 
@@ -89,73 +84,6 @@ pub fn unpack(bytes: &[u8], shape: PanelShape, mut to: MatMut<'_>) {
                     x.copy_from_slice(&quad[..x.len()]);
                 }
             }
-        }
-    }
-}
-
-/// Adds `delta` to the output columns `rows` of a packed weight (`W[rows, :] += delta`), in place.
-///
-/// # Shapes
-/// `delta [rows.len() x k]`.
-///
-/// # Panics
-/// When a shape disagrees, or the weight is `int8`.
-///
-/// # Accuracy
-/// One rounding an element, to `f32` or to `bf16` (from the exact sum in `f32`).
-pub fn add_to(bytes: &mut [u8], shape: PanelShape, rows: Range<usize>, delta: Mat<'_>) {
-    assert!(
-        shape.precision != Precision::Int8,
-        "int8 weights cannot be added to"
-    );
-    assert!(rows.end <= shape.n, "columns {rows:?} of {}", shape.n);
-    assert_eq!(
-        (delta.rows(), delta.cols(), bytes.len()),
-        (rows.len(), shape.k, shape.bytes()),
-        "adding to {shape:?}"
-    );
-    let mut col = rows.start;
-    while col < rows.end {
-        let (panel, c) = (col / WIDTH, col % WIDTH);
-        let end = ((panel + 1) * WIDTH).min(rows.end);
-        let delta = delta.row_range(col - rows.start..end - rows.start);
-        let words = &mut bytes[panel * shape.panel_bytes()..];
-        let stored = shape.stored_columns(panel);
-        let words = &mut words[..shape.steps() * stored * 4];
-        match shape.precision {
-            Precision::F32 => add_columns::<1>(words, stored, c, delta, |word, [d]| {
-                (f32::from_ne_bytes(word) + d).to_ne_bytes()
-            }),
-            _ => add_columns::<2>(words, stored, c, delta, |[a, b, x, y], d| {
-                let sum = |w: [u8; 2], d| bf16::from_ne_bytes(w).to_f32() + d;
-                pair(&[sum([a, b], d[0]), sum([x, y], d[1])])
-            }),
-        }
-        col = end;
-    }
-}
-
-/// `words = f(words, delta)` for the columns of a panel from `c` on, `E` elements of `delta` a word; elements past its end
-/// are 0. Step after step, so that a panel is read and written in its own order.
-#[inline(always)]
-fn add_columns<const E: usize>(
-    words: &mut [u8],
-    stored: usize,
-    c: usize,
-    delta: Mat<'_>,
-    f: impl Fn([u8; 4], [f32; E]) -> [u8; 4],
-) {
-    let (columns, k) = (delta.rows(), delta.cols());
-    // Columns past the last are of no use, but a fixed number of rows makes for straight code.
-    let rows: [&[f32]; WIDTH] = std::array::from_fn(|i| &delta.row(i.min(columns - 1))[..k]);
-    for (step, words) in words.chunks_exact_mut(4 * stored).enumerate() {
-        let words = &mut words[4 * c..][..4 * columns];
-        for (word, row) in words.chunks_exact_mut(4).zip(rows) {
-            let d = match row.get(step * E..step * E + E) {
-                Some(d) => std::array::from_fn(|i| d[i]),
-                None => std::array::from_fn(|i| row.get(step * E + i).copied().unwrap_or(0.0)),
-            };
-            word.copy_from_slice(&f([word[0], word[1], word[2], word[3]], d));
         }
     }
 }

@@ -14,8 +14,9 @@
 use super::{
     Panels, WIDTH,
     dot::{CHUNK, Dot, Rows, step},
+    scratch::TALL_STRIDE,
 };
-use crate::simd::{Simd, prefetch};
+use crate::simd::{Simd, prefetch, prefetch_far};
 
 /// Where a tile reads its initial sums and writes its results.
 #[derive(Clone, Copy)]
@@ -71,11 +72,36 @@ impl Ahead {
     };
 }
 
-/// `R` rows from `row` on times `P` panels, the whole of K.
+/// Ranks that continue the sums of a tile while they are in registers: `sum += t up`, rank after rank.
+#[derive(Clone, Copy)]
+pub(super) struct Ranks {
+    /// The tile's first row of `t`.
+    pub(super) t: *const f32,
+    /// Elements from one row of `t` to the next.
+    pub(super) stride: usize,
+    /// The second factor's panels of these columns, `f32`; none where it has no steps.
+    pub(super) up: Group,
+}
+
+impl Ranks {
+    pub(super) const NONE: Ranks = Ranks {
+        t: std::ptr::null(),
+        stride: 0,
+        up: Group {
+            panel: std::ptr::null(),
+            header: 0,
+            pitch: 0,
+            step: 0,
+            steps: 0,
+        },
+    };
+}
+
+/// `R` rows from `row` on times `P` panels, the whole of K, then `ranks`.
 ///
 /// # Safety
 /// `rows` holds `row + R` rows of `group.steps` steps, `group` holds `P` panels whose every step is readable for
-/// 64 bytes, `place` holds `R` rows of `16 * P` columns.
+/// 64 bytes, `place` holds `R` rows of `16 * P` columns; `ranks` holds `R` rows of `t` and `P` panels.
 #[inline(always)]
 unsafe fn tile<D: Dot, const R: usize, const P: usize>(
     d: D,
@@ -84,8 +110,14 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
     group: Group,
     place: Place,
     mut ahead: Ahead,
+    ranks: Ranks,
 ) {
     let s = d.simd();
+    let stride = if R > D::TILE.0 {
+        TALL_STRIDE
+    } else {
+        rows.stride
+    };
     // SAFETY: all reads and writes are inside what the caller promises; prefetches may go anywhere.
     unsafe {
         let mut acc = [[d.start(row, group.panel, place.start); P]; R];
@@ -95,7 +127,7 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
                 acc[r][p] = d.start(row + r, group.panel.add(p * group.pitch), from);
             }
         }
-        let mut x = rows.ptr.add(row * rows.stride);
+        let mut x = rows.ptr.add(row * stride);
         let mut w = group.panel.add(group.header);
         let mut line = 0;
         for _ in 0..group.steps / CHUNK {
@@ -105,27 +137,42 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
                 line += 1;
             }
             for _ in 0..ahead.w_lines {
-                prefetch(ahead.w);
+                prefetch_far(ahead.w);
                 ahead.w = ahead.w.wrapping_add(64);
             }
             for _ in 0..ahead.x_lines {
                 prefetch(ahead.x);
                 ahead.x = ahead.x.wrapping_add(64);
             }
-            d.chunk(&mut acc, (x, rows.stride), (w, group.step, group.pitch));
+            d.chunk(&mut acc, (x, stride), (w, group.step, group.pitch));
             x = x.add(CHUNK * D::X_STEP);
             w = w.add(CHUNK * group.step);
         }
         for _ in 0..group.steps % CHUNK {
-            step(d, &mut acc, (x, rows.stride), (w, group.pitch));
+            step(d, &mut acc, (x, stride), (w, group.pitch));
             x = x.add(D::X_STEP);
             w = w.add(group.step);
         }
+        let mut sums = [[s.splat(0.0); P]; R];
         for r in 0..R {
             for p in 0..P {
                 let from = place.start.add(r * place.start_stride + p * WIDTH);
-                let sum = d.finish(acc[r][p], row + r, group.panel.add(p * group.pitch), from);
-                s.store_ptr(sum, place.out.add(r * place.out_stride + p * WIDTH));
+                sums[r][p] = d.finish(acc[r][p], row + r, group.panel.add(p * group.pitch), from);
+            }
+        }
+        for k in 0..ranks.up.steps {
+            let up = ranks.up.panel.add(k * ranks.up.step).cast::<f32>();
+            let up: [_; P] = std::array::from_fn(|p| s.load_ptr(up.byte_add(p * ranks.up.pitch)));
+            for r in 0..R {
+                let t = s.splat(*ranks.t.add(r * ranks.stride + k));
+                for p in 0..P {
+                    sums[r][p] = s.fma(t, up[p], sums[r][p]);
+                }
+            }
+        }
+        for r in 0..R {
+            for p in 0..P {
+                s.store_ptr(sums[r][p], place.out.add(r * place.out_stride + p * WIDTH));
             }
         }
     }
@@ -144,25 +191,58 @@ unsafe fn tile_rows<D: Dot, const P: usize>(
     group: Group,
     place: Place,
     ahead: Ahead,
+    ranks: Ranks,
 ) {
     let most = D::TILE.0;
     // SAFETY: the caller's promise, word for word.
     unsafe {
         match r {
-            1 => tile::<D, 1, P>(d, rows, row, group, place, ahead),
-            2 if most >= 2 => tile::<D, 2, P>(d, rows, row, group, place, ahead),
-            3 if most >= 3 => tile::<D, 3, P>(d, rows, row, group, place, ahead),
-            4 if most >= 4 => tile::<D, 4, P>(d, rows, row, group, place, ahead),
-            5 if most >= 5 => tile::<D, 5, P>(d, rows, row, group, place, ahead),
-            6 if most >= 6 => tile::<D, 6, P>(d, rows, row, group, place, ahead),
-            7 if most >= 7 => tile::<D, 7, P>(d, rows, row, group, place, ahead),
-            8 if most >= 8 => tile::<D, 8, P>(d, rows, row, group, place, ahead),
+            1 => tile::<D, 1, P>(d, rows, row, group, place, ahead, ranks),
+            2 if most >= 2 => tile::<D, 2, P>(d, rows, row, group, place, ahead, ranks),
+            3 if most >= 3 => tile::<D, 3, P>(d, rows, row, group, place, ahead, ranks),
+            4 if most >= 4 => tile::<D, 4, P>(d, rows, row, group, place, ahead, ranks),
+            5 if most >= 5 => tile::<D, 5, P>(d, rows, row, group, place, ahead, ranks),
+            6 if most >= 6 => tile::<D, 6, P>(d, rows, row, group, place, ahead, ranks),
+            7 if most >= 7 => tile::<D, 7, P>(d, rows, row, group, place, ahead, ranks),
+            8 if most >= 8 => tile::<D, 8, P>(d, rows, row, group, place, ahead, ranks),
             _ => unreachable!("a tile of {r} rows"),
         }
     }
 }
 
-/// [`tile_rows`] with `p` panels, `p <= TILE.1`.
+/// [`tile`] with more rows than `TILE.0`, `r <= TALL`, and one panel.
+///
+/// # Safety
+/// As [`tile`]; rows lie [`TALL_STRIDE`] apart.
+#[inline(always)]
+unsafe fn tall<D: Dot>(
+    d: D,
+    r: usize,
+    rows: Rows,
+    row: usize,
+    group: Group,
+    place: Place,
+    ahead: Ahead,
+    ranks: Ranks,
+) {
+    let most = D::TALL;
+    // SAFETY: the caller's promise, word for word.
+    unsafe {
+        match r {
+            9 if most >= 9 => tile::<D, 9, 1>(d, rows, row, group, place, ahead, ranks),
+            10 if most >= 10 => tile::<D, 10, 1>(d, rows, row, group, place, ahead, ranks),
+            11 if most >= 11 => tile::<D, 11, 1>(d, rows, row, group, place, ahead, ranks),
+            12 if most >= 12 => tile::<D, 12, 1>(d, rows, row, group, place, ahead, ranks),
+            13 if most >= 13 => tile::<D, 13, 1>(d, rows, row, group, place, ahead, ranks),
+            14 if most >= 14 => tile::<D, 14, 1>(d, rows, row, group, place, ahead, ranks),
+            15 if most >= 15 => tile::<D, 15, 1>(d, rows, row, group, place, ahead, ranks),
+            16 if most >= 16 => tile::<D, 16, 1>(d, rows, row, group, place, ahead, ranks),
+            _ => unreachable!("a tall tile of {r} rows"),
+        }
+    }
+}
+
+/// [`tile_rows`] with `p` panels, `p <= TILE.1`, or one panel and up to `TALL` rows.
 ///
 /// # Safety
 /// As [`tile`].
@@ -175,14 +255,16 @@ pub(super) unsafe fn tile_any<D: Dot>(
     group: Group,
     place: Place,
     ahead: Ahead,
+    ranks: Ranks,
 ) {
     let most = D::TILE.1;
     // SAFETY: the caller's promise, word for word.
     unsafe {
         match p {
-            1 => tile_rows::<D, 1>(d, r, rows, row, group, place, ahead),
-            2 if most >= 2 => tile_rows::<D, 2>(d, r, rows, row, group, place, ahead),
-            3 if most >= 3 => tile_rows::<D, 3>(d, r, rows, row, group, place, ahead),
+            _ if r > D::TILE.0 => tall(d, r, rows, row, group, place, ahead, ranks),
+            1 => tile_rows::<D, 1>(d, r, rows, row, group, place, ahead, ranks),
+            2 if most >= 2 => tile_rows::<D, 2>(d, r, rows, row, group, place, ahead, ranks),
+            3 if most >= 3 => tile_rows::<D, 3>(d, r, rows, row, group, place, ahead, ranks),
             _ => unreachable!("a tile of {p} panels"),
         }
     }

@@ -28,7 +28,7 @@ pub fn page(report: &BenchReport) -> String {
         out,
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>sorank bench: {title}</title>\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<style>{STYLE}</style>\n<h1>{title}</h1>\n\
-         <p>{}, {}. {}, {} thread(s). sorank {}, {} rounds; variants take turns in every round, and what an adapter \
+         <p>{}, {}. {}, {} thread(s). sorank {}. Variants take turns in every round, and what an adapter \
          costs is the median ratio to the bare base of the same round, with the spread of its middle half. The mark in a bar is \
          the speed of the slowest twentieth.</p>",
         escape(&report.shape),
@@ -36,14 +36,14 @@ pub fn page(report: &BenchReport) -> String {
         escape(&report.cpu),
         report.threads,
         report.version,
-        report.rounds,
     );
     for batch in &report.batches {
         let _ = writeln!(
             out,
-            "<h2>{} <small>({} tokens): tokens a second</small></h2>",
+            "<h2>{} <small>({} tokens, {} rounds): tokens a second</small></h2>",
             escape(&batch.name),
-            batch.tokens
+            batch.tokens,
+            batch.rounds
         );
         chart(&mut out, batch);
     }

@@ -14,15 +14,15 @@ pub fn table(report: &BenchReport) -> String {
         dtype,
         cpu,
         threads,
-        rounds,
         ..
     } = report;
     let _ = writeln!(
         out,
-        "{model}: {shape}, {dtype}\n{cpu}, {threads} thread(s), {rounds} rounds\n"
+        "{model}: {shape}, {dtype}\n{cpu}, {threads} thread(s)\n"
     );
     for batch in &report.batches {
-        let title = format!("{} ({} tokens)", batch.name, grouped(batch.tokens as u64));
+        let tokens = grouped(batch.tokens as u64);
+        let title = format!("{} ({tokens} tokens, {} rounds)", batch.name, batch.rounds);
         let head = [
             &title,
             "adapters",

@@ -111,9 +111,10 @@ fn at_the_size_of_bert_base() {
                 timed("restore", total, || packed.restore().unwrap());
             }
             let shape = packed.shape(0);
-            let delta = Matrix::zeros(shape.n, shape.k);
-            timed("add_to, one slot", shape.bytes(), || {
-                panel::add_to(packed.panels_mut(0), shape, 0..shape.n, delta.view());
+            let (up, down) = (Matrix::zeros(shape.n, 4), Matrix::zeros(4, shape.k));
+            timed("add rank 4 to one slot", shape.bytes(), || {
+                let (bytes, columns) = (packed.panels_mut(0), 0..shape.n);
+                panel::add_low_rank(bytes, shape, columns, up.view(), down.view());
             });
         }
         timed("fork", total, || packed.fork().unwrap());

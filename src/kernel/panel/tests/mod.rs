@@ -4,6 +4,7 @@ mod bits;
 mod exact;
 mod packing;
 
+use super::merge::add_low_rank_at;
 use super::*;
 use crate::simd::{self, Kernel, LANES, Simd, levels};
 
@@ -13,7 +14,7 @@ const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::
 const ROUNDING: f64 = 1.0 / (1 << 24) as f64;
 
 /// Sizes around every edge of a tile, a panel, a step and a vector.
-const M: [usize; 8] = [0, 1, 2, 6, 7, 8, 9, 17];
+const M: [usize; 10] = [0, 1, 2, 6, 7, 8, 9, 13, 16, 17];
 const N: [usize; 9] = [1, 15, 16, 17, 47, 48, 49, 64, 100];
 const K: [usize; 9] = [0, 1, 2, 3, 8, 31, 63, 64, 257];
 
@@ -268,7 +269,7 @@ fn no_split_changes_a_bit() {
                 };
                 let mut whole = Matrix::zeros(m, n);
                 part(0..m, 0..8, whole.view_mut());
-                for block in [1, 2, 5, 8, 13] {
+                for block in [1, 2, 5, 8, 9, 13, 16] {
                     let mut y = Matrix::zeros(m, n);
                     for start in (0..m).step_by(block) {
                         part(start..(start + block).min(m), 0..8, y.view_mut());
@@ -292,6 +293,29 @@ fn no_split_changes_a_bit() {
             }
         }
     }
+}
+
+#[test]
+fn rows_that_share_a_cache_set_keep_their_bits_in_a_tall_tile() {
+    let (m, n, k) = (13, 40, 1024);
+    let (x, w) = (noise(m, k, 1), noise(n, k, 2));
+    let packed = Packed::of(w.view(), Precision::F32, false);
+    let product = |rows: Range<usize>, y: MatMut<'_>| {
+        Product {
+            x: x.view().row_range(rows),
+            w: packed.panels(),
+            init: Init::Zero,
+            activation: None,
+            residual: None,
+        }
+        .into(y);
+    };
+    let (mut whole, mut apart) = (Matrix::zeros(m, n), Matrix::zeros(m, n));
+    product(0..m, whole.view_mut());
+    for r in 0..m {
+        product(r..r + 1, apart.view_mut().row_range(r..r + 1));
+    }
+    same_bits(whole.view(), apart.view(), "one tile of 13 rows");
 }
 
 #[test]

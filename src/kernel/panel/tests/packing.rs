@@ -1,4 +1,4 @@
-//! Packing, unpacking, adding in place, and views of packed bytes.
+//! Packing, unpacking, merging in place, and views of packed bytes.
 
 use super::*;
 
@@ -56,37 +56,65 @@ fn panels_start_at_cache_lines_and_sizes_are_as_documented() {
     assert_eq!(shape(0, 5, Precision::F32, false).bytes(), 0);
 }
 
+/// Four fused multiply-adds of numbers under 1, against `f64`, and the rounding of the sum: a few steps of 6e-8.
+const SUM_OF_RANKS: f64 = 5e-7;
+
 #[test]
-fn adding_changes_the_named_columns_alone() {
-    for (n, k) in [(50, 31), (16, 8), (100, 64), (3, 1)] {
-        for precision in [Precision::F32, Precision::Bf16] {
-            for tight in [false, true] {
-                for rows in [0..n, 0..1, n - 1..n, n / 3..n / 2 + 1, 2..2] {
+fn merging_changes_the_named_columns_alone_and_in_pieces_the_same() {
+    for &level in crate::simd::levels() {
+        for (n, k) in [(50, 31), (16, 8), (100, 64), (3, 1)] {
+            for precision in [Precision::F32, Precision::Bf16] {
+                for columns in [0..n, 0..1, n - 1..n, n / 3..n / 2 + 1, 2..2] {
                     let w = noise(n, k, 1);
-                    let delta = noise(rows.len(), k, 2);
-                    let mut packed = Packed::of(w.view(), precision, tight);
+                    let (up, down) = (noise(columns.len(), 4, 2), noise(4, k, 3));
+                    let mut packed = Packed::of(w.view(), precision, false);
                     let mut before = Matrix::zeros(n, k);
                     unpack(packed.bytes(), packed.shape, before.view_mut());
                     let shape = packed.shape;
-                    add_to(packed.bytes_mut(), shape, rows.clone(), delta.view());
+                    let add = |bytes: &mut [u8]| {
+                        let (up, down) = (up.view(), down.view());
+                        add_low_rank_at(level, bytes, shape, columns.clone(), up, down);
+                    };
+                    add(packed.bytes_mut());
                     let mut after = Matrix::zeros(n, k);
                     unpack(packed.bytes(), shape, after.view_mut());
                     for c in 0..n {
                         for i in 0..k {
-                            let x = before.row(c)[i];
-                            let want = match (rows.contains(&c), precision) {
-                                (false, _) => x,
-                                (true, Precision::F32) => x + delta.row(c - rows.start)[i],
-                                _ => {
-                                    half::bf16::from_f32(x + delta.row(c - rows.start)[i]).to_f32()
-                                }
+                            let (x, found) = (before.row(c)[i], after.row(c)[i]);
+                            if !columns.contains(&c) {
+                                assert_eq!(found.to_bits(), x.to_bits(), "{columns:?} at {c}, {i}");
+                                continue;
+                            }
+                            let up = up.row(c - columns.start).iter();
+                            let ranks = up
+                                .enumerate()
+                                .map(|(r, &b)| f64::from(b) * f64::from(down.row(r)[i]));
+                            let want = f64::from(x) + ranks.sum::<f64>();
+                            let rounding = match precision {
+                                Precision::F32 => 0.0,
+                                _ => want.abs() / 256.0,
                             };
-                            assert_eq!(after.row(c)[i], want, "{precision:?} {rows:?} at {c}, {i}");
+                            assert!(
+                                (f64::from(found) - want).abs() <= SUM_OF_RANKS + rounding,
+                                "{level:?} {precision:?} {columns:?} at {c}, {i}: {found} of {want}"
+                            );
                         }
                     }
                     // Padding stays zero: what is packed anew from the result has the same bytes.
-                    let again = Packed::of(after.view(), precision, tight);
+                    let again = Packed::of(after.view(), precision, false);
                     assert_eq!(again.bytes(), packed.bytes());
+                    let mut cut = Packed::of(w.view(), precision, false);
+                    for piece in pieces(cut.bytes_mut(), shape, 2) {
+                        let of = columns.start.max(piece.columns.start)
+                            ..columns.end.min(piece.columns.end);
+                        if of.start < of.end {
+                            let rows = of.start - columns.start..of.end - columns.start;
+                            let here = of.start - piece.columns.start..of.end - piece.columns.start;
+                            let up = up.view().row_range(rows);
+                            add_low_rank_at(level, piece.bytes, piece.shape, here, up, down.view());
+                        }
+                    }
+                    assert_eq!(cut.bytes(), packed.bytes());
                 }
             }
         }
@@ -95,11 +123,17 @@ fn adding_changes_the_named_columns_alone() {
 
 #[test]
 #[should_panic(expected = "int8 weights cannot be added to")]
-fn adding_to_int8_panics() {
+fn merging_into_int8_panics() {
     let w = noise(16, 4, 1);
     let mut packed = Packed::of(w.view(), Precision::Int8, false);
     let shape = packed.shape;
-    add_to(packed.bytes_mut(), shape, 0..16, w.view());
+    add_low_rank(
+        packed.bytes_mut(),
+        shape,
+        0..16,
+        w.view(),
+        w.view().row_range(0..4),
+    );
 }
 
 #[test]
