@@ -261,10 +261,7 @@ fn pull_prints_the_snapshot_and_every_command_takes_a_repository() {
     world.prints(&[&["merge", "--out", &at("merged")][..], &model, &adapter].concat());
     let rows = out.path().join("rows.tsv");
     let labels: serde_json::Value = serde_json::from_slice(&expected_labels()).expect("JSON");
-    let label = labels
-        .as_array()
-        .and_then(|l| l[0].as_str())
-        .expect("a name");
+    let label = labels["labels"][0].as_str().expect("a name");
     std::fs::write(&rows, format!("text\tlabel\n{}\t{label}\n", TEXTS[0])).expect("written");
     let rows = [
         "--input",
