@@ -56,7 +56,8 @@ pub(super) trait Dot: Copy {
     /// `acc + x . w`
     fn dot(self, acc: Self::Acc, x: Self::X, w: Self::W) -> Self::Acc;
     /// [`CHUNK`] steps of K: the bits of so many calls of [`step`], which is what it does where a level has nothing
-    /// better. Rows and panels as there; a panel's steps are `w.1` bytes apart, panels `w.2`.
+    /// better. Rows and panels as there; a panel's steps are `w.1` bytes apart, panels `w.2`. Returns where the next step's row
+    /// and panel begin: two pointers that move, and nothing computed from a step's number, leave x86 its registers.
     ///
     /// # Safety
     /// As [`step`], for each of them.
@@ -64,16 +65,18 @@ pub(super) trait Dot: Copy {
     unsafe fn chunk<const R: usize, const P: usize>(
         self,
         acc: &mut [[Self::Acc; P]; R],
-        x: (*const u8, usize),
-        w: (*const u8, usize, usize),
-    ) {
-        for i in 0..CHUNK {
+        (mut x, stride): (*const u8, usize),
+        (mut w, w_step, pitch): (*const u8, usize, usize),
+    ) -> (*const u8, *const u8) {
+        for _ in 0..CHUNK {
             // SAFETY: the caller's promise.
             unsafe {
-                let x = (x.0.add(i * Self::X_STEP), x.1);
-                step(self, acc, x, (w.0.add(i * w.1), w.2));
+                step(self, acc, (x, stride), (w, pitch));
+                x = x.add(Self::X_STEP);
+                w = w.add(w_step);
             }
         }
+        (x, w)
     }
     /// The finished sums, as `f32`. Same meaning and duties as [`Dot::start`].
     ///

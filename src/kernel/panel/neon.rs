@@ -186,7 +186,7 @@ impl<D: Lanes> Dot for ByLane<D> {
         acc: &mut [[D::Acc; P]; R],
         x: (*const u8, usize),
         (w, step, pitch): (*const u8, usize, usize),
-    ) {
+    ) -> (*const u8, *const u8) {
         let steps = 16 / D::X_STEP;
         for first in (0..CHUNK).step_by(steps) {
             // SAFETY: the caller's promise.
@@ -195,6 +195,8 @@ impl<D: Lanes> Dot for ByLane<D> {
                 by_register(self.0, acc, x, (w.add(first * step), step, pitch));
             }
         }
+        // SAFETY: at most one past the last step.
+        unsafe { (x.0.add(CHUNK * D::X_STEP), w.add(CHUNK * step)) }
     }
     #[inline(always)]
     unsafe fn finish(

@@ -127,7 +127,7 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
                 acc[r][p] = d.start(row + r, group.panel.add(p * group.pitch), from);
             }
         }
-        let mut x = rows.ptr.add(row * stride);
+        let mut x = rows.ptr.add(row * stride).cast_const();
         let mut w = group.panel.add(group.header);
         let mut line = 0;
         for _ in 0..group.steps / CHUNK {
@@ -144,9 +144,7 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
                 prefetch(ahead.x);
                 ahead.x = ahead.x.wrapping_add(64);
             }
-            d.chunk(&mut acc, (x, stride), (w, group.step, group.pitch));
-            x = x.add(CHUNK * D::X_STEP);
-            w = w.add(CHUNK * group.step);
+            (x, w) = d.chunk(&mut acc, (x, stride), (w, group.step, group.pitch));
         }
         for _ in 0..group.steps % CHUNK {
             step(d, &mut acc, (x, stride), (w, group.pitch));
