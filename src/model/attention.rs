@@ -17,6 +17,7 @@ use crate::{
     kernel::{
         attention::{Attention, Positions, Relative, Scratch},
         bucketed::DistanceBias,
+        dropout::Dropout,
         relative::{Distances, PositionPanels},
         rotary::Rotary,
     },
@@ -144,8 +145,8 @@ pub fn forward<H: Hook>(
         for s in 0..pass.batch.sequences() {
             let (rows, below) = rest.split_rows(pass.batch.rows(s).len());
             rest = below;
-            let mut call = sequence(block, pass, layer, s, qkv);
-            call.dropout = hook.attention_dropout(layer, s);
+            let dropout = hook.attention_dropout(layer, s);
+            let call = sequence(block, pass, layer, s, qkv, dropout);
             SCRATCH.with_borrow_mut(|scratch| call.forward(rows, scratch));
         }
         return;
@@ -160,8 +161,7 @@ pub fn forward<H: Hook>(
         for s in 0..pass.batch.sequences() {
             let (mut rows, below) = rest.split_rows(pass.batch.rows(s).len());
             rest = below;
-            let mut call = sequence(block, pass, layer, s, qkv);
-            call.dropout = dropouts[s];
+            let call = sequence(block, pass, layer, s, qkv, dropouts[s]);
             let parts = pass.threads.min(pass.heads);
             for part in 0..parts {
                 let heads = pass.heads * part / parts..pass.heads * (part + 1) / parts;
@@ -183,6 +183,7 @@ fn sequence<'a>(
     layer: usize,
     s: usize,
     qkv: Mat<'a>,
+    dropout: Option<Dropout>,
 ) -> Attention<'a> {
     let rows = qkv.row_range(pass.batch.rows(s));
     let h = qkv.cols() / 3;
@@ -210,7 +211,7 @@ fn sequence<'a>(
         scale,
         window: block.spec.window,
         positions,
-        dropout: None,
+        dropout,
         precision: pass.packed.precision().between_activations(),
     }
 }

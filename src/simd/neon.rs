@@ -36,6 +36,15 @@ pub(super) fn prefetch(p: *const u8) {
     }
 }
 
+/// [`prefetch`] to the second cache.
+#[inline(always)]
+pub(super) fn prefetch_far(p: *const u8) {
+    // SAFETY: as there.
+    unsafe {
+        asm!("prfm pldl2keep, [{p}]", p = in(reg) p.addr(), options(nomem, nostack, preserves_flags));
+    }
+}
+
 /// `a < b ? x : y`, lane by lane.
 #[inline(always)]
 fn select(a: float32x4_t, b: float32x4_t, x: float32x4_t, y: float32x4_t) -> float32x4_t {

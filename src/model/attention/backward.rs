@@ -31,8 +31,8 @@ pub fn backward<R: Recorded>(
     let mut tables = Tables::of(block, pass);
     for s in 0..pass.batch.sequences() {
         let rows = pass.batch.rows(s);
-        let mut call = sequence(block, pass, layer, s, qkv);
-        call.dropout = recorded.attention_dropout(layer, s);
+        let dropout = recorded.attention_dropout(layer, s);
+        let call = sequence(block, pass, layer, s, qkv, dropout);
         let part = dqkv.reborrow().row_range(rows.clone());
         let (dq, rest) = part.split_cols(h);
         let (dk, dv) = rest.split_cols(h);
