@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hdrhistogram::Histogram;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -185,18 +184,25 @@ pub(crate) fn closed(
     (took, answers)
 }
 
-/// Sends `arrivals` when they are due, on the first connection that is free; latencies in microseconds, each counted from
-/// when the request was due.
+/// When, after the start, a request was due, and when its answer was there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Answered {
+    pub(crate) due: Duration,
+    pub(crate) done: Duration,
+    pub(crate) request: usize,
+}
+
+/// Sends `arrivals` when they are due, on the first connection that is free.
 pub(crate) fn open(
     address: SocketAddr,
     connections: usize,
     requests: &[Vec<u8>],
     arrivals: &[Arrival],
-) -> Histogram<u64> {
+) -> Vec<Answered> {
     let requests: Arc<[Vec<u8>]> = requests.into();
     let arrivals: Arc<[Arrival]> = arrivals.into();
     let next = Arc::new(AtomicUsize::new(0));
-    let took = Arc::new(Mutex::new(Histogram::new(3).expect("three digits")));
+    let all = Arc::new(Mutex::new(Vec::with_capacity(arrivals.len())));
     runtime().block_on(async {
         let mut opened = Vec::new();
         for _ in 0..connections {
@@ -206,23 +212,24 @@ pub(crate) fn open(
         let tasks: Vec<_> = opened
             .into_iter()
             .map(|mut connection| {
-                let (requests, arrivals, next, took) = (
+                let (requests, arrivals, next, all) = (
                     requests.clone(),
                     arrivals.clone(),
                     next.clone(),
-                    took.clone(),
+                    all.clone(),
                 );
                 tokio::spawn(async move {
                     // The connections take turns in waiting for the next arrival: all that are free wait for different ones.
-                    while let Some(arrival) = arrivals.get(next.fetch_add(1, SeqCst)) {
-                        let due = start + arrival.at;
-                        tokio::time::sleep_until(due.into()).await;
-                        connection.ask(&requests[arrival.request]).await;
-                        let latency = due.elapsed().as_micros() as u64;
-                        took.lock()
-                            .expect("no task panics")
-                            .record(latency)
-                            .expect("a histogram that grows");
+                    while let Some(&Arrival { at, request }) =
+                        arrivals.get(next.fetch_add(1, SeqCst))
+                    {
+                        tokio::time::sleep_until((start + at).into()).await;
+                        connection.ask(&requests[request]).await;
+                        all.lock().expect("no task panics").push(Answered {
+                            due: at,
+                            done: start.elapsed(),
+                            request,
+                        });
                     }
                 })
             })
@@ -231,6 +238,6 @@ pub(crate) fn open(
             task.await.expect("no task panics");
         }
     });
-    let took = took.lock().expect("no task panics");
-    took.clone()
+    let all = all.lock().expect("no task panics");
+    all.clone()
 }

@@ -10,6 +10,7 @@
 #![allow(clippy::print_stdout)] // a bench says what it measured
 
 mod load;
+mod quiet;
 
 use std::{
     io::{BufRead, BufReader},
@@ -18,7 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use load::{Arrival, closed, open};
+use hdrhistogram::Histogram;
+use load::{Answered, Arrival, closed, open};
 use sorank::{
     engine::{Answer, Engine, Request, Want},
     kernel::panel::Precision,
@@ -227,12 +229,38 @@ fn throughput(
     median(&mut rows)
 }
 
-fn latency(server: &Server, requests: &[Vec<u8>], rows: f64, seconds: f64) {
+/// The open loop: percentiles of all rows, and of those that the machine did not slow down ([`quiet`]).
+fn latency(server: &Server, texts: &Texts, requests: &[Vec<u8>], rows: f64, seconds: f64) {
     let arrivals = Arrival::poisson(rows, seconds, requests.len(), 5);
-    let took = open(server.address, CONNECTIONS, requests, &arrivals);
+    let samples = quiet::watch(server.child.id());
+    let all = open(server.address, CONNECTIONS, requests, &arrivals);
+    let windows = quiet::windows(samples.stop(), &all, &texts.tokens);
+    println!("open loop, {rows:.0} rows/s for {seconds} s");
+    percentiles("all rows", &all);
+    let of_quiet: Vec<Answered> = all
+        .iter()
+        .filter(|row| quiet::covers(&windows, row))
+        .copied()
+        .collect();
+    let loud = windows.iter().filter(|window| !window.quiet).count();
+    println!(
+        "  {loud} of {} windows of {:?} are not counted: a token cost more than {:.2} times the median CPU time in them or before",
+        windows.len(),
+        quiet::WINDOW,
+        quiet::TOLERANCE
+    );
+    percentiles("rows of the others", &of_quiet);
+}
+
+fn percentiles(what: &str, rows: &[Answered]) {
+    let mut took: Histogram<u64> = Histogram::new(3).expect("three digits");
+    for row in rows {
+        let latency = row.done.saturating_sub(row.due).as_micros() as u64;
+        took.record(latency).expect("a histogram that grows");
+    }
     let ms = |q: f64| took.value_at_quantile(q) as f64 / 1e3;
     println!(
-        "open loop, {rows:.0} rows/s for {seconds} s ({} rows): p50 {:.1} ms, p90 {:.1}, p99 {:.1}, p99.9 {:.1}; p99 / p50 {:.2}",
+        "  {what} ({}): p50 {:.1} ms, p90 {:.1}, p99 {:.1}, p99.9 {:.1}; p99 / p50 {:.2}",
         took.len(),
         ms(0.5),
         ms(0.9),
@@ -298,8 +326,9 @@ fn main() {
     );
     latency(
         &server,
+        &texts,
         &requests,
         rows * word("load", 0.5),
-        word("seconds", 20.0),
+        word("seconds", 120.0),
     );
 }

@@ -24,7 +24,7 @@ use crate::engine::{
 /// A task may hold this many times the free rows of the queue: alone it gets 4/5 of it.
 const SHARE: usize = 4;
 /// Tokens that one thread should have at once: products over fewer rows do not use a core's multipliers fully.
-const TOKENS_PER_THREAD: usize = 128;
+const TOKENS_PER_THREAD: usize = 64;
 
 /// How a batch is computed: an engine's `run`, or a test's stand-in.
 pub type Compute = Arc<dyn Fn(&[Admitted]) -> Result<Vec<Answer>, Lost> + Send + Sync>;
