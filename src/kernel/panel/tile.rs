@@ -137,7 +137,10 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
                 line += 1;
             }
             for _ in 0..ahead.w_lines {
-                prefetch_far(ahead.w);
+                match R > D::TILE.0 {
+                    true => prefetch_far(ahead.w),
+                    false => prefetch(ahead.w),
+                }
                 ahead.w = ahead.w.wrapping_add(64);
             }
             for _ in 0..ahead.x_lines {
