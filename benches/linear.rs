@@ -15,7 +15,13 @@ use sorank::{
 use support::{BASE, PRECISIONS, TINY, dtype_name};
 
 const ROUNDS: usize = 9;
-const CASES: [&str; 3] = ["8x128", "32x32", "1x16"];
+/// `32xmixed`: lengths as texts have them, so that groups end anywhere in a tile.
+const CASES: [&str; 4] = ["8x128", "32x32", "32xmixed", "1x16"];
+/// Log-normal (mean 19.9), drawn once.
+const MIXED: [usize; 32] = [
+    14, 24, 14, 14, 9, 15, 38, 23, 36, 20, 23, 19, 5, 31, 24, 24, 5, 5, 9, 12, 21, 16, 25, 11, 21,
+    23, 11, 58, 25, 40, 11, 10,
+];
 /// Adapters with ranks as pruning leaves them, or one of a full rank.
 const KINDS: [&str; 2] = ["pruned", "full"];
 /// Full ranks that are measured, on every site.
@@ -83,6 +89,7 @@ fn measure(model: &Model, threads: usize, wanted: impl Fn(&str) -> bool) {
         let lengths = match name {
             "8x128" => vec![128; 8],
             "32x32" => vec![32; 32],
+            "32xmixed" => MIXED.to_vec(),
             _ => vec![16],
         };
         let rows = lengths.len();

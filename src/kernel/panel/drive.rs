@@ -349,9 +349,10 @@ unsafe fn drive_block<D: Dot, L: Dot<S = D::S>>(
                     Some(ranks) => tile_any(d, (r, p), rows, row, group, place, ahead, ranks),
                     None => {
                         tile_any(d, (r, p), rows, row, group, place, ahead, Ranks::NONE);
-                        near.for_each(|part| {
-                            add_part(fma, part, (row, row + r), own_panels, place)
-                        });
+                        // No closure: one that is not inlined lacks the level's instructions, and each of them is a call.
+                        for part in near {
+                            add_part(fma, part, (row, row + r), own_panels, place);
+                        }
                     }
                 }
                 if ragged || product.activation.is_some() || product.residual.is_some() {

@@ -163,11 +163,14 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
         }
         for k in 0..ranks.up.steps {
             let up = ranks.up.panel.add(k * ranks.up.step).cast::<f32>();
-            let up: [_; P] = std::array::from_fn(|p| s.load_ptr(up.byte_add(p * ranks.up.pitch)));
+            let mut panels = [s.load_ptr(up); P];
+            for p in 1..P {
+                panels[p] = s.load_ptr(up.byte_add(p * ranks.up.pitch));
+            }
             for r in 0..R {
                 let t = s.splat(*ranks.t.add(r * ranks.stride + k));
                 for p in 0..P {
-                    sums[r][p] = s.fma(t, up[p], sums[r][p]);
+                    sums[r][p] = s.fma(t, panels[p], sums[r][p]);
                 }
             }
         }
