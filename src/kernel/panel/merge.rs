@@ -145,23 +145,25 @@ impl Kernel for Add<'_> {
                 bytes(sum.map(f32::to_bits))
             }),
             _ => self.steps::<S, 2>(s, |word, [even, odd]| {
-                // Exactly what `bf16::from_f32` gives, in vectors.
-                let round = |x: [f32; LANES]| {
-                    let mut out = [0.0; LANES];
-                    s.store(s.round_bf16(s.load(&x)), &mut out);
-                    out
-                };
                 let w: [[bf16; 2]; WIDTH] = std::array::from_fn(|c| {
                     let [a, b, x, y] = four(word, c);
                     [bf16::from_ne_bytes([a, b]), bf16::from_ne_bytes([x, y])]
                 });
-                let low = round(std::array::from_fn(|c| w[c][0].to_f32() + even[c]));
-                let high = round(std::array::from_fn(|c| w[c][1].to_f32() + odd[c]));
+                let low = round(s, std::array::from_fn(|c| w[c][0].to_f32() + even[c]));
+                let high = round(s, std::array::from_fn(|c| w[c][1].to_f32() + odd[c]));
                 let pair = |c: usize| low[c].to_bits() >> 16 | high[c].to_bits() & 0xffff_0000;
                 bytes(std::array::from_fn(pair))
             }),
         }
     }
+}
+
+/// Exactly what `bf16::from_f32` gives, in vectors. A function, for a closure may be left without the level's instructions.
+#[inline(always)]
+fn round<S: Simd>(s: S, x: [f32; LANES]) -> [f32; LANES] {
+    let mut out = [0.0; LANES];
+    s.store(s.round_bf16(s.load(&x)), &mut out);
+    out
 }
 
 impl Add<'_> {
