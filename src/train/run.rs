@@ -20,7 +20,7 @@ use super::{
     data::Labels,
     learner::{Example, Learner},
     metrics::scores,
-    optim::{Optimizer, Rates, Settings, warm_up_and_decay},
+    optim::{Optimizer, Prox, Rates, Settings, warm_up_and_decay},
     order::{batches, sample},
     schedule::Schedule,
     sora::Live,
@@ -38,6 +38,8 @@ pub struct Plan {
     pub lr: f64,
     /// Of the gates.
     pub gate_lr: f64,
+    /// How far the soft threshold moves a gate in all, instead of [`Plan::gate_lr`]: [`Plan::gate_rate`].
+    pub gate_travel: Option<f64>,
     /// Of the head.
     pub head_lr: f64,
     /// Share of the steps over which rates rise.
@@ -66,6 +68,20 @@ impl Plan {
     /// Steps over `rows` training rows.
     fn steps(&self, rows: usize) -> usize {
         rows.div_ceil(self.batch.max(1)) * self.epochs
+    }
+
+    /// The gates' learning rate over `steps` steps.
+    ///
+    /// A rate that rises and falls in straight lines sums to half its peak times the steps, so a soft threshold of rate x
+    /// lambda takes `lambda x rate x steps / 2` from a gate in all. Given that distance (`gate_travel`), the rate follows from the
+    /// steps: how much is pruned no longer depends on how many rows there are.
+    pub fn gate_rate(&self, steps: usize) -> f64 {
+        match (self.gate_travel, self.optimizer.prox) {
+            (Some(travel), Prox::Soft(lambda)) if lambda > 0.0 => {
+                2.0 * travel / (f64::from(lambda) * steps.max(1) as f64)
+            }
+            _ => self.gate_lr,
+        }
     }
 
     /// The plan of every phase; one where there is no schedule.
@@ -319,7 +335,7 @@ fn one_epoch(
     let warmup = (plan.warmup * steps as f64).round() as usize;
     let rates = Rates {
         main: plan.lr,
-        gate: plan.gate_lr,
+        gate: plan.gate_rate(steps),
         head: plan.head_lr,
     };
     let order = batches(train, plan.batch, plan.seed, state.epochs.len() + 1);

@@ -155,6 +155,7 @@ impl Schedule {
             plan.epochs = self.epochs;
             if self.frozen {
                 (plan.lr, plan.gate_lr, plan.head_lr) = (0.0, 0.0, 0.0);
+                plan.gate_travel = None;
             }
         }
         Ok(plan)

@@ -294,6 +294,7 @@ fn run_cut(method: Method, schedule: Option<Schedule>, cuts: &[usize]) -> (Outco
         batch: 4,
         lr: 3e-3,
         gate_lr: 0.05,
+        gate_travel: None,
         head_lr: 3e-3,
         warmup: 0.1,
         revive_every: 3,

@@ -41,6 +41,7 @@ fn three_phases(prox: Prox, strengths: [f64; 3], frozen: bool) -> (Vec<Phase>, V
         batch: 2,
         lr: 4e-3,
         gate_lr: 1e-2,
+        gate_travel: None,
         head_lr: 4e-3,
         warmup: 0.1,
         revive_every: 1,

@@ -166,6 +166,10 @@ pub(crate) struct OptimiserArgs {
     /// Learning rate of the gates; ten times that of A and B by default (AdaLoRA's values: that of A and B)
     #[arg(long, value_name = "X")]
     pub(super) gate_lr: Option<f64>,
+    /// How far the soft threshold moves a gate in all, from its start of 1: sets the gates' rate from the number of steps and lambda, so
+    /// that short and long runs prune alike (2 is what the default rate does in 800 steps at lambda 0.5)
+    #[arg(long, value_name = "X", conflicts_with = "gate_lr")]
+    pub(super) gate_travel: Option<f64>,
     /// Learning rate of the head; that of A and B by default
     #[arg(long, value_name = "X")]
     pub(super) head_lr: Option<f64>,
@@ -331,6 +335,16 @@ impl Args {
             epochs: self.schedule.phase_epochs.unwrap_or(optimiser.epochs),
             frozen: self.schedule.frozen_rate,
         });
+        if let Some(travel) = optimiser.gate_travel {
+            let why = match prox {
+                Prox::Soft(_) if travel > 0.0 && travel.is_finite() => None,
+                Prox::Soft(_) => Some(format!("expected a distance above 0, found {travel}")),
+                _ => Some("wants --method sora with --prox soft".to_owned()),
+            };
+            if let Some(why) = why {
+                return Err(Failure::Usage(format!("--gate-travel: {why}")));
+            }
+        }
         let plan = Plan {
             epochs: optimiser.epochs,
             batch: optimiser.batch,
@@ -339,6 +353,7 @@ impl Args {
                 MethodArg::Sora => GATES * optimiser.lr,
                 _ => optimiser.lr,
             }),
+            gate_travel: optimiser.gate_travel,
             head_lr: optimiser.head_lr.unwrap_or(optimiser.lr),
             warmup: optimiser.warmup,
             revive_every: adapt.revive_every,

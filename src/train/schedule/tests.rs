@@ -1,7 +1,10 @@
 //! Lists of strengths, the plans of phases, and what epochs tell of them.
 
 use super::*;
-use crate::train::{choice::Select, optim::Settings};
+use crate::train::{
+    choice::Select,
+    optim::{Settings, warm_up_and_decay},
+};
 
 fn plan(prox: Prox) -> Plan {
     Plan {
@@ -9,6 +12,7 @@ fn plan(prox: Prox) -> Plan {
         batch: 8,
         lr: 1e-3,
         gate_lr: 2e-3,
+        gate_travel: None,
         head_lr: 3e-3,
         warmup: 0.1,
         revive_every: 1,
@@ -24,6 +28,31 @@ fn plan(prox: Prox) -> Plan {
             ..Settings::default()
         },
     }
+}
+
+#[test]
+fn the_thresholds_of_a_run_sum_to_the_travel_whatever_its_length() {
+    let travel = 2.0;
+    for (steps, warmup) in [(60, 4), (390, 23), (1340, 80)] {
+        let plan = Plan {
+            gate_travel: Some(travel),
+            ..plan(Prox::Soft(0.5))
+        };
+        let rate = plan.gate_rate(steps);
+        let sum: f64 = (0..steps)
+            .map(|step| 0.5 * rate * warm_up_and_decay(step, warmup, steps))
+            .sum();
+        // Sums of steps beside triangles: half a step at the peak, 1/60 at most.
+        assert!((sum / travel - 1.0).abs() < 0.02, "{steps} steps: {sum}");
+    }
+    for prox in [Prox::Off, Prox::Official(0.5), Prox::Soft(0.0)] {
+        let plan = Plan {
+            gate_travel: Some(travel),
+            ..plan(prox)
+        };
+        assert_eq!(plan.gate_rate(100), plan.gate_lr, "{prox:?}");
+    }
+    assert_eq!(plan(Prox::Soft(0.5)).gate_rate(100), 2e-3);
 }
 
 fn schedule(frozen: bool) -> Schedule {
