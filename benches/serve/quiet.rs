@@ -4,6 +4,8 @@
 //! of CPU time go on as if nothing had happened, and a token costs 1.7 times the CPU time, on both cores at once, for some
 //! tenths of a second (of 3,400 batches 128 had 390 to 410 us a token, the others 228). So a window is judged by the server's
 //! CPU time a token, which does not know how long a row waited; latencies play no part in it.
+//!
+//! Not here: the load (`load`), percentiles. Needs `/proc`.
 
 use std::{
     sync::{
