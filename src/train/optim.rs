@@ -107,15 +107,6 @@ impl Rates {
             head: lr,
         }
     }
-
-    /// Each times `factor`.
-    pub fn scaled(self, factor: f64) -> Self {
-        Self {
-            main: self.main * factor,
-            gate: self.gate * factor,
-            head: self.head * factor,
-        }
-    }
 }
 
 /// The share of the learning rate at `step` of `total`: linear up over `warmup` steps, then linear down to 0.

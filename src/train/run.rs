@@ -40,6 +40,8 @@ pub struct Plan {
     pub gate_lr: f64,
     /// How far the soft threshold moves a gate in all, instead of [`Plan::gate_lr`]: [`Plan::gate_rate`].
     pub gate_travel: Option<f64>,
+    /// Share of the steps for which gates rest at their start, so that ranks are judged after the task is learnt; 0 is the plain method.
+    pub gate_delay: f64,
     /// Of the head.
     pub head_lr: f64,
     /// Share of the steps over which rates rise.
@@ -74,13 +76,36 @@ impl Plan {
     ///
     /// A rate that rises and falls in straight lines sums to half its peak times the steps, so a soft threshold of rate x
     /// lambda takes `lambda x rate x steps / 2` from a gate in all. Given that distance (`gate_travel`), the rate follows from the
-    /// steps: how much is pruned no longer depends on how many rows there are.
+    /// steps in which gates move: how much is pruned no longer depends on how many rows there are.
     pub fn gate_rate(&self, steps: usize) -> f64 {
         match (self.gate_travel, self.optimizer.prox) {
             (Some(travel), Prox::Soft(lambda)) if lambda > 0.0 => {
-                2.0 * travel / (f64::from(lambda) * steps.max(1) as f64)
+                let moving = (steps - self.gate_rest(steps)).max(1);
+                2.0 * travel / (f64::from(lambda) * moving as f64)
             }
             _ => self.gate_lr,
+        }
+    }
+
+    /// Steps of `steps` in which gates rest (`gate_delay`).
+    fn gate_rest(&self, steps: usize) -> usize {
+        ((self.gate_delay * steps as f64).round() as usize).min(steps)
+    }
+
+    /// All rates at `step` (from 0) of `steps`: up over the warm-up and down to 0. Gates that rest first go down from their peak,
+    /// without a warm-up: their moments have been gathered meanwhile.
+    pub fn rates(&self, step: usize, steps: usize) -> Rates {
+        let warmup = (self.warmup * steps as f64).round() as usize;
+        let factor = warm_up_and_decay(step, warmup, steps);
+        let gate = match (self.gate_rest(steps), step) {
+            (0, _) => factor,
+            (rest, step) if step < rest => 0.0,
+            (rest, step) => warm_up_and_decay(step - rest, 0, steps - rest),
+        };
+        Rates {
+            main: self.lr * factor,
+            gate: self.gate_rate(steps) * gate,
+            head: self.head_lr * factor,
         }
     }
 
@@ -332,12 +357,6 @@ fn one_epoch(
         .map(|p| p.steps(train.len()));
     let in_all = before + steps + later.sum::<usize>();
     let every = in_all.div_ceil(CURVE).max(1);
-    let warmup = (plan.warmup * steps as f64).round() as usize;
-    let rates = Rates {
-        main: plan.lr,
-        gate: plan.gate_rate(steps),
-        head: plan.head_lr,
-    };
     let order = batches(train, plan.batch, plan.seed, state.epochs.len() + 1);
     for batch in order.into_iter().skip(state.batches) {
         let start = Instant::now();
@@ -345,7 +364,7 @@ fn one_epoch(
         let all = optimizer.wants_all() || state.step.is_multiple_of(plan.revive_every.max(1));
         let bound = learner.bind(all);
         let (loss, mut gradients) = learner.gradients(&bound, &rows, state.step as u64);
-        let rates = rates.scaled(warm_up_and_decay(state.step - before, warmup, steps));
+        let rates = plan.rates(state.step - before, steps);
         let masks = learner.live.masks(&bound);
         let active = |p: usize| masks[p].clone();
         let parameters = &mut learner.live.parameters;

@@ -1,6 +1,6 @@
 //! The flags of `sorank train`, and the plan they make.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::ValueEnum;
 
@@ -170,6 +170,9 @@ pub(crate) struct OptimiserArgs {
     /// that short and long runs prune alike (2 is what the default rate does in 800 steps at lambda 0.5)
     #[arg(long, value_name = "X", conflicts_with = "gate_lr")]
     pub(super) gate_travel: Option<f64>,
+    /// Share of the steps for which gates rest at their start, so that ranks are judged after the task is learnt
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share::<f64>)]
+    pub(super) gate_delay: f64,
     /// Learning rate of the head; that of A and B by default
     #[arg(long, value_name = "X")]
     pub(super) head_lr: Option<f64>,
@@ -183,13 +186,13 @@ pub(crate) struct OptimiserArgs {
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub(super) clip: f64,
     /// Share of each half's output that is dropped in training
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share::<f32>)]
     pub(super) dropout: f32,
     /// Share of the inputs of A that is dropped in training
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share::<f32>)]
     pub(super) lora_dropout: f32,
     /// Share of attention weights that is dropped in training
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share::<f32>)]
     pub(super) attention_dropout: f32,
     /// Seed of everything that is random
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -293,8 +296,9 @@ impl From<GateArg> for GateInit {
 /// (docs/quality.md).
 const GATES: f64 = 10.0;
 
-fn share(text: &str) -> Result<f32, String> {
-    let share = text.parse::<f32>().ok().filter(|x| (0.0..1.0).contains(x));
+fn share<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
+    let below_one = |x: &T| (T::from(0)..T::from(1)).contains(x);
+    let share = text.parse::<T>().ok().filter(below_one);
     share.ok_or_else(|| "a share is from 0 to below 1".to_owned())
 }
 
@@ -345,6 +349,10 @@ impl Args {
                 return Err(Failure::Usage(format!("--gate-travel: {why}")));
             }
         }
+        if optimiser.gate_delay > 0.0 && prox == Prox::Off {
+            let why = "--gate-delay: wants --method sora";
+            return Err(Failure::Usage(why.to_owned()));
+        }
         let plan = Plan {
             epochs: optimiser.epochs,
             batch: optimiser.batch,
@@ -354,6 +362,7 @@ impl Args {
                 _ => optimiser.lr,
             }),
             gate_travel: optimiser.gate_travel,
+            gate_delay: optimiser.gate_delay,
             head_lr: optimiser.head_lr.unwrap_or(optimiser.lr),
             warmup: optimiser.warmup,
             revive_every: adapt.revive_every,

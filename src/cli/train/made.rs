@@ -159,10 +159,15 @@ pub(super) fn page(args: &Args, made: &Value, outcome: &Outcome, facts: &Facts<'
     let l1 = &optimizer["l1"];
     let shown = format!("AdamW, weight decay {decay}, clip {clip}, L1 {l1}, prox {prox}");
     told.push(fact("optimiser", shown));
-    let rates = format!(
-        "{}, gates {}, head {}",
-        plan["lr"], plan["gate_lr"], plan["head_lr"]
-    );
+    let mut gates = match &plan["gate_travel"] {
+        Value::Null => plan["gate_lr"].to_string(),
+        travel => format!("by a travel of {travel}"),
+    };
+    let rest = plan["gate_delay"].as_f64().unwrap_or_default();
+    if rest > 0.0 {
+        gates.push_str(&format!(" after {:.0} % of the steps", 100.0 * rest));
+    }
+    let rates = format!("{}, gates {gates}, head {}", plan["lr"], plan["head_lr"]);
     told.push(fact("learning rate", rates));
     told.push(fact("rows a step", plan["batch"].to_string()));
     told.push(fact("seed", made["seed"].to_string()));

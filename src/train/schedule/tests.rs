@@ -13,6 +13,7 @@ fn plan(prox: Prox) -> Plan {
         lr: 1e-3,
         gate_lr: 2e-3,
         gate_travel: None,
+        gate_delay: 0.0,
         head_lr: 3e-3,
         warmup: 0.1,
         revive_every: 1,
@@ -33,15 +34,13 @@ fn plan(prox: Prox) -> Plan {
 #[test]
 fn the_thresholds_of_a_run_sum_to_the_travel_whatever_its_length() {
     let travel = 2.0;
-    for (steps, warmup) in [(60, 4), (390, 23), (1340, 80)] {
+    for (steps, gate_delay) in [(60, 0.0), (390, 0.0), (1340, 0.0), (100, 0.4), (1340, 0.5)] {
         let plan = Plan {
             gate_travel: Some(travel),
+            gate_delay,
             ..plan(Prox::Soft(0.5))
         };
-        let rate = plan.gate_rate(steps);
-        let sum: f64 = (0..steps)
-            .map(|step| 0.5 * rate * warm_up_and_decay(step, warmup, steps))
-            .sum();
+        let sum: f64 = (0..steps).map(|at| 0.5 * plan.rates(at, steps).gate).sum();
         // Sums of steps beside triangles: half a step at the peak, 1/60 at most.
         assert!((sum / travel - 1.0).abs() < 0.02, "{steps} steps: {sum}");
     }
@@ -53,6 +52,32 @@ fn the_thresholds_of_a_run_sum_to_the_travel_whatever_its_length() {
         assert_eq!(plan.gate_rate(100), plan.gate_lr, "{prox:?}");
     }
     assert_eq!(plan(Prox::Soft(0.5)).gate_rate(100), 2e-3);
+}
+
+#[test]
+fn gates_that_rest_move_from_their_step_on_and_change_nothing_else() {
+    let (plain, steps) = (plan(Prox::Soft(0.5)), 200);
+    let late = Plan {
+        gate_delay: 0.4,
+        ..plain.clone()
+    };
+    for step in 0..steps {
+        let (a, b) = (plain.rates(step, steps), late.rates(step, steps));
+        assert_eq!((a.main, a.head), (b.main, b.head), "step {step}");
+        assert_eq!(b.gate == 0.0, step < 80, "step {step}");
+    }
+    assert_eq!(late.rates(80, steps).gate, late.gate_lr);
+    assert_eq!(late.rates(140, steps).gate, late.gate_lr / 2.0);
+    // As one triangle for all three, where gates do not rest.
+    let factor = warm_up_and_decay(7, 20, steps);
+    assert_eq!(plain.rates(7, steps).gate, plain.gate_lr * factor);
+    let phases = Schedule {
+        strengths: vec![0.1, 0.5],
+        epochs: 3,
+        frozen: false,
+    };
+    let plans = phases.plans(&late).expect("rising strengths");
+    assert_eq!((plans[0].gate_delay, plans[1].gate_delay), (0.4, 0.0));
 }
 
 fn schedule(frozen: bool) -> Schedule {
