@@ -40,8 +40,9 @@ pub struct Plan {
     pub gate_lr: f64,
     /// How far the soft threshold moves a gate in all, instead of [`Plan::gate_lr`]: [`Plan::gate_rate`].
     pub gate_travel: Option<f64>,
-    /// Share of the steps for which gates rest at their start, so that ranks are judged after the task is learnt; 0 is the plain method.
-    pub gate_delay: f64,
+    /// From which to which share of the steps gates move, if not in all of them: before, they rest at their start while the task is
+    /// learnt; after, what is open stays open and A and B settle without a threshold. A variant of ours, not the paper's.
+    pub gate_window: Option<(f64, f64)>,
     /// Of the head.
     pub head_lr: f64,
     /// Share of the steps over which rates rise.
@@ -80,27 +81,30 @@ impl Plan {
     pub fn gate_rate(&self, steps: usize) -> f64 {
         match (self.gate_travel, self.optimizer.prox) {
             (Some(travel), Prox::Soft(lambda)) if lambda > 0.0 => {
-                let moving = (steps - self.gate_rest(steps)).max(1);
-                2.0 * travel / (f64::from(lambda) * moving as f64)
+                let (from, to) = self.gate_steps(steps);
+                2.0 * travel / (f64::from(lambda) * (to - from).max(1) as f64)
             }
             _ => self.gate_lr,
         }
     }
 
-    /// Steps of `steps` in which gates rest (`gate_delay`).
-    fn gate_rest(&self, steps: usize) -> usize {
-        ((self.gate_delay * steps as f64).round() as usize).min(steps)
+    /// The steps of `steps` in which gates move: from the first up to the second.
+    fn gate_steps(&self, steps: usize) -> (usize, usize) {
+        let (from, to) = self.gate_window.unwrap_or((0.0, 1.0));
+        let [from, to] = [from, to].map(|share| (share * steps as f64).round() as usize);
+        (from, to.max(from + 1))
     }
 
-    /// All rates at `step` (from 0) of `steps`: up over the warm-up and down to 0. Gates that rest first go down from their peak,
-    /// without a warm-up: their moments have been gathered meanwhile.
+    /// All rates at `step` (from 0) of `steps`: up over the warm-up and down to 0. In a window of their own gates go down from their
+    /// peak at once: their moments were gathered before it.
     pub fn rates(&self, step: usize, steps: usize) -> Rates {
         let warmup = (self.warmup * steps as f64).round() as usize;
         let factor = warm_up_and_decay(step, warmup, steps);
-        let gate = match (self.gate_rest(steps), step) {
-            (0, _) => factor,
-            (rest, step) if step < rest => 0.0,
-            (rest, step) => warm_up_and_decay(step - rest, 0, steps - rest),
+        let (from, to) = self.gate_steps(steps);
+        let gate = match self.gate_window {
+            None => factor,
+            Some(_) if (from..to).contains(&step) => warm_up_and_decay(step - from, 0, to - from),
+            Some(_) => 0.0,
         };
         Rates {
             main: self.lr * factor,
@@ -361,10 +365,12 @@ fn one_epoch(
     for batch in order.into_iter().skip(state.batches) {
         let start = Instant::now();
         let rows: Vec<&Example> = batch.iter().map(|&i| &train[i]).collect();
-        let all = optimizer.wants_all() || state.step.is_multiple_of(plan.revive_every.max(1));
+        let rates = plan.rates(state.step - before, steps);
+        // A gate that does not move stays closed: asking it would change nothing.
+        let asked = rates.gate > 0.0 && state.step.is_multiple_of(plan.revive_every.max(1));
+        let all = optimizer.wants_all() || asked;
         let bound = learner.bind(all);
         let (loss, mut gradients) = learner.gradients(&bound, &rows, state.step as u64);
-        let rates = plan.rates(state.step - before, steps);
         let masks = learner.live.masks(&bound);
         let active = |p: usize| masks[p].clone();
         let parameters = &mut learner.live.parameters;

@@ -295,7 +295,7 @@ fn run_cut(method: Method, schedule: Option<Schedule>, cuts: &[usize]) -> (Outco
         lr: 3e-3,
         gate_lr: 0.05,
         gate_travel: None,
-        gate_delay: 0.0,
+        gate_window: None,
         head_lr: 3e-3,
         warmup: 0.1,
         revive_every: 3,

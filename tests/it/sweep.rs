@@ -42,7 +42,7 @@ fn three_phases(prox: Prox, strengths: [f64; 3], frozen: bool) -> (Vec<Phase>, V
         lr: 4e-3,
         gate_lr: 1e-2,
         gate_travel: None,
-        gate_delay: 0.0,
+        gate_window: None,
         head_lr: 4e-3,
         warmup: 0.1,
         revive_every: 1,

@@ -170,9 +170,10 @@ pub(crate) struct OptimiserArgs {
     /// that short and long runs prune alike (2 is what the default rate does in 800 steps at lambda 0.5)
     #[arg(long, value_name = "X", conflicts_with = "gate_lr")]
     pub(super) gate_travel: Option<f64>,
-    /// Share of the steps for which gates rest at their start, so that ranks are judged after the task is learnt
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share::<f64>)]
-    pub(super) gate_delay: f64,
+    /// Gates move only from the first to the second share of the steps: before, they rest at their start while the task is learnt;
+    /// after, what is open stays open and A and B settle
+    #[arg(long, value_name = "FROM:TO")]
+    pub(super) gate_window: Option<Window>,
     /// Learning rate of the head; that of A and B by default
     #[arg(long, value_name = "X")]
     pub(super) head_lr: Option<f64>,
@@ -186,13 +187,13 @@ pub(crate) struct OptimiserArgs {
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub(super) clip: f64,
     /// Share of each half's output that is dropped in training
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share::<f32>)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
     pub(super) dropout: f32,
     /// Share of the inputs of A that is dropped in training
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share::<f32>)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
     pub(super) lora_dropout: f32,
     /// Share of attention weights that is dropped in training
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share::<f32>)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
     pub(super) attention_dropout: f32,
     /// Seed of everything that is random
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -296,10 +297,26 @@ impl From<GateArg> for GateInit {
 /// (docs/quality.md).
 const GATES: f64 = 10.0;
 
-fn share<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
-    let below_one = |x: &T| (T::from(0)..T::from(1)).contains(x);
-    let share = text.parse::<T>().ok().filter(below_one);
+fn share(text: &str) -> Result<f32, String> {
+    let share = text.parse::<f32>().ok().filter(|x| (0.0..1.0).contains(x));
     share.ok_or_else(|| "a share is from 0 to below 1".to_owned())
+}
+
+/// The shares of the steps between which gates move.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window(f64, f64);
+
+impl FromStr for Window {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let both = text.split_once(':');
+        let both = both.and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+        match both {
+            Some((from, to)) if 0.0 <= from && from < to && to <= 1.0 => Ok(Self(from, to)),
+            _ => Err("expected two rising shares from 0 to 1, as 0.3:0.7".to_owned()),
+        }
+    }
 }
 
 impl OptimiserArgs {
@@ -349,8 +366,8 @@ impl Args {
                 return Err(Failure::Usage(format!("--gate-travel: {why}")));
             }
         }
-        if optimiser.gate_delay > 0.0 && prox == Prox::Off {
-            let why = "--gate-delay: wants --method sora";
+        if optimiser.gate_window.is_some() && prox == Prox::Off {
+            let why = "--gate-window: wants --method sora";
             return Err(Failure::Usage(why.to_owned()));
         }
         let plan = Plan {
@@ -362,7 +379,7 @@ impl Args {
                 _ => optimiser.lr,
             }),
             gate_travel: optimiser.gate_travel,
-            gate_delay: optimiser.gate_delay,
+            gate_window: optimiser.gate_window.map(|w| (w.0, w.1)),
             head_lr: optimiser.head_lr.unwrap_or(optimiser.lr),
             warmup: optimiser.warmup,
             revive_every: adapt.revive_every,

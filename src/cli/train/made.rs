@@ -163,9 +163,8 @@ pub(super) fn page(args: &Args, made: &Value, outcome: &Outcome, facts: &Facts<'
         Value::Null => plan["gate_lr"].to_string(),
         travel => format!("by a travel of {travel}"),
     };
-    let rest = plan["gate_delay"].as_f64().unwrap_or_default();
-    if rest > 0.0 {
-        gates.push_str(&format!(" after {:.0} % of the steps", 100.0 * rest));
+    if let [from, to] = plan["gate_window"].as_array().map_or(&[][..], |w| w) {
+        gates.push_str(&format!(" from {from} to {to} of the steps"));
     }
     let rates = format!("{}, gates {gates}, head {}", plan["lr"], plan["head_lr"]);
     told.push(fact("learning rate", rates));
