@@ -279,8 +279,16 @@ fn two_phases() -> Schedule {
     }
 }
 
+/// Shares of the steps between which gates move, where it is not all.
+type Window = Option<(f64, f64)>;
+
 /// Runs to the end, writing and reading a checkpoint after every step of `cuts`.
-fn run_cut(method: Method, schedule: Option<Schedule>, cuts: &[usize]) -> (Outcome, usize) {
+fn run_cut(
+    method: Method,
+    schedule: Option<Schedule>,
+    gate_window: Window,
+    cuts: &[usize],
+) -> (Outcome, usize) {
     let f = fixture("bert");
     let examples: Vec<Example> = std::iter::repeat_n(f.examples(), 3).flatten().collect();
     let problem = Problem::SingleLabelClassification;
@@ -295,7 +303,7 @@ fn run_cut(method: Method, schedule: Option<Schedule>, cuts: &[usize]) -> (Outco
         lr: 3e-3,
         gate_lr: 0.05,
         gate_travel: None,
-        gate_window: None,
+        gate_window,
         head_lr: 3e-3,
         warmup: 0.1,
         revive_every: 3,
@@ -351,19 +359,20 @@ fn run_cut(method: Method, schedule: Option<Schedule>, cuts: &[usize]) -> (Outco
 
 #[test]
 fn every_method_cut_after_any_step_has_the_parameters_of_an_uncut_run() {
-    for (method, schedule) in [
-        (Method::Sora, None),
-        (Method::Sora, Some(two_phases())),
-        (Method::Lora, None),
-        (Method::Adalora, None),
-        (Method::Head, None),
-        (Method::Bitfit, None),
-        (Method::Full, None),
+    for (method, schedule, window) in [
+        (Method::Sora, None, None),
+        (Method::Sora, None, Some((0.2, 0.6))),
+        (Method::Sora, Some(two_phases()), None),
+        (Method::Lora, None, None),
+        (Method::Adalora, None, None),
+        (Method::Head, None, None),
+        (Method::Bitfit, None, None),
+        (Method::Full, None, None),
     ] {
-        let (whole, _) = run_cut(method, schedule.clone(), &[]);
+        let (whole, _) = run_cut(method, schedule.clone(), window, &[]);
         let steps = whole.epochs.last().expect("epochs").step;
         let all: Vec<usize> = (1..=steps).collect();
-        let (cut, resumed) = run_cut(method, schedule, &all);
+        let (cut, resumed) = run_cut(method, schedule, window, &all);
         assert_eq!(resumed, steps, "{method:?}");
         assert_eq!(whole.best_epoch, cut.best_epoch, "{method:?}");
         for (a, b) in whole.epochs.iter().zip(&cut.epochs) {
@@ -380,6 +389,26 @@ fn every_method_cut_after_any_step_has_the_parameters_of_an_uncut_run() {
             assert_eq!(bits(&a.value), bits(&b.value), "{method:?} {}", a.name);
         }
     }
+}
+
+#[test]
+fn ranks_close_in_their_window_only_and_stay_closed() {
+    let (from, to) = (0.2, 0.6);
+    let (outcome, _) = run_cut(Method::Sora, None, Some((from, to)), &[]);
+    let kept: Vec<usize> = outcome
+        .epochs
+        .iter()
+        .flat_map(|e| &e.curve)
+        .map(|c| c.2)
+        .collect();
+    let at = |share: f64| (share * kept.len() as f64).round() as usize;
+    let (before, after) = (&kept[..at(from)], &kept[at(to) - 1..]);
+    assert!(before.iter().all(|&k| k == kept[0]), "{kept:?}");
+    assert!(after.iter().all(|&k| k == after[0]), "{kept:?}");
+    assert!(
+        before.len() > 1 && after.len() > 1 && after[0] < before[0],
+        "{kept:?}"
+    );
 }
 
 /// Scores of the trainer and of `eval` come from the same logits up to how a fold rounds.
