@@ -14,7 +14,7 @@ use super::server::{Server, TOKEN};
 use crate::fixtures::golden;
 
 /// How long the page may take to show something.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Browser {
     child: Child,
