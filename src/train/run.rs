@@ -41,7 +41,8 @@ pub struct Plan {
     /// How far the soft threshold moves a gate in all, instead of [`Plan::gate_lr`]: [`Plan::gate_rate`].
     pub gate_travel: Option<f64>,
     /// From which to which share of the steps gates move, if not in all of them: before, they rest at their start while the task is
-    /// learnt; after, what is open stays open and A and B settle without a threshold. A variant of ours, not the paper's.
+    /// learnt; after, what is open stays open and A and B settle without a threshold. For the soft operator: the official one's threshold is no share
+    /// of a rate. A variant of ours, not the paper's.
     pub gate_window: Option<(f64, f64)>,
     /// Of the head.
     pub head_lr: f64,
@@ -82,7 +83,7 @@ impl Plan {
         match (self.gate_travel, self.optimizer.prox) {
             (Some(travel), Prox::Soft(lambda)) if lambda > 0.0 => {
                 let (from, to) = self.gate_steps(steps);
-                2.0 * travel / (f64::from(lambda) * (to - from).max(1) as f64)
+                2.0 * travel / (f64::from(lambda) * (to - from) as f64)
             }
             _ => self.gate_lr,
         }
@@ -366,8 +367,9 @@ fn one_epoch(
         let start = Instant::now();
         let rows: Vec<&Example> = batch.iter().map(|&i| &train[i]).collect();
         let rates = plan.rates(state.step - before, steps);
-        // A gate that does not move stays closed: asking it would change nothing.
-        let asked = rates.gate > 0.0 && state.step.is_multiple_of(plan.revive_every.max(1));
+        // Outside its window a gate does not move: asking closed ones would change nothing.
+        let rest = plan.gate_window.is_some() && rates.gate == 0.0;
+        let asked = !rest && state.step.is_multiple_of(plan.revive_every.max(1));
         let all = optimizer.wants_all() || asked;
         let bound = learner.bind(all);
         let (loss, mut gradients) = learner.gradients(&bound, &rows, state.step as u64);

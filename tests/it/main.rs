@@ -8,7 +8,7 @@
 //! layering: the house keeps its shape · tag: entities equal the pipeline's ·
 //! fanout: one text, many adapters · rerank: pairs, sorted; prompts and dimensions · tools: prune, verify, import ·
 //! sweep: schedules of phases, many runs · server: HTTP over real sockets · hub: repositories pulled from a mock of the hub ·
-//! training: gradients and steps equal torch's · runs: runs that are cut, stopped, repeated
+//! training: gradients and steps equal torch's · runs: runs that are killed, stopped, repeated · cuts: checkpoints after any step
 
 #![allow(clippy::print_stdout)] // tests say what they measured and what they skipped
 
@@ -17,6 +17,7 @@ mod adapters;
 mod batching;
 mod cli;
 mod corpus;
+mod cuts;
 mod fanout;
 mod fixtures;
 mod fused;

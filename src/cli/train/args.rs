@@ -366,8 +366,9 @@ impl Args {
                 return Err(Failure::Usage(format!("--gate-travel: {why}")));
             }
         }
-        if optimiser.gate_window.is_some() && prox == Prox::Off {
-            let why = "--gate-window: wants --method sora";
+        // The official operator's threshold would go on while rates are 0.
+        if optimiser.gate_window.is_some() && !matches!(prox, Prox::Soft(_)) {
+            let why = "--gate-window: wants --method sora with --prox soft";
             return Err(Failure::Usage(why.to_owned()));
         }
         let plan = Plan {
