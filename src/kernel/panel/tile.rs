@@ -59,6 +59,8 @@ impl Group {
 pub(super) struct Ahead {
     pub(super) w: *const u8,
     pub(super) w_lines: usize,
+    /// To the second cache, not the first.
+    pub(super) far: bool,
     pub(super) x: *const u8,
     pub(super) x_lines: usize,
 }
@@ -67,6 +69,7 @@ impl Ahead {
     pub(super) const NOTHING: Ahead = Ahead {
         w: std::ptr::null(),
         w_lines: 0,
+        far: false,
         x: std::ptr::null(),
         x_lines: 0,
     };
@@ -137,7 +140,7 @@ unsafe fn tile<D: Dot, const R: usize, const P: usize>(
                 line += 1;
             }
             for _ in 0..ahead.w_lines {
-                match R > D::TILE.0 {
+                match ahead.far {
                     true => prefetch_far(ahead.w),
                     false => prefetch(ahead.w),
                 }
