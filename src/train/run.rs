@@ -44,6 +44,8 @@ pub struct Plan {
     /// learnt; after, what is open stays open and A and B settle without a threshold. For the soft operator: the official one's threshold is no share
     /// of a rate. A variant of ours, not the paper's.
     pub gate_window: Option<(f64, f64)>,
+    /// The largest share of A's and B's parameters that stays when the window ends: [`Live::keep_at_most`].
+    pub keep: Option<f64>,
     /// Of the head.
     pub head_lr: f64,
     /// Share of the steps over which rates rise.
@@ -94,6 +96,11 @@ impl Plan {
         let (from, to) = self.gate_window.unwrap_or((0.0, 1.0));
         let [from, to] = [from, to].map(|share| (share * steps as f64).round() as usize);
         (from, to.max(from + 1))
+    }
+
+    /// What at most stays from here on, after `done` of `steps` steps: told once, when the window ends.
+    fn bound(&self, done: usize, steps: usize) -> Option<f64> {
+        self.keep.filter(|_| done == self.gate_steps(steps).1)
     }
 
     /// All rates at `step` (from 0) of `steps`: up over the warm-up and down to 0. In a window of their own gates go down from their
@@ -385,6 +392,9 @@ fn one_epoch(
                 norm,
                 rows: batch,
             });
+        }
+        if let Some(share) = plan.bound(state.step - before, steps) {
+            learner.live.keep_at_most(share);
         }
         let tokens: usize = rows.iter().map(|r| r.ids.len()).sum();
         let kept = learner.live.kept().0;

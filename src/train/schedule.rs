@@ -153,7 +153,7 @@ impl Schedule {
         };
         if number > 0 {
             plan.epochs = self.epochs;
-            plan.gate_window = None;
+            (plan.gate_window, plan.keep) = (None, None);
             if self.frozen {
                 (plan.lr, plan.gate_lr, plan.head_lr) = (0.0, 0.0, 0.0);
                 plan.gate_travel = None;

@@ -8,6 +8,7 @@
 //! B is kept transposed, `[R x out]`, so that row j of a site's three matrices is its rank j.
 
 mod base;
+mod bound;
 mod export;
 mod facts;
 mod head;

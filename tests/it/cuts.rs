@@ -12,6 +12,7 @@ use sorank::{
         data::Labels,
         run::{Control, Event, Outcome, Plan, Stopped, resume},
         schedule::Schedule,
+        sora::Kind,
     },
 };
 
@@ -26,14 +27,40 @@ fn two_phases() -> Schedule {
     }
 }
 
-/// Shares of the steps between which gates move, where it is not all.
-type Window = Option<(f64, f64)>;
+/// How gates are closed.
+#[derive(Clone, Copy)]
+struct Gates {
+    /// Shares of the steps between which they move, where it is not all.
+    window: Option<(f64, f64)>,
+    keep: Option<f64>,
+    lambda: f32,
+}
+
+impl Gates {
+    /// All the time, hard.
+    const ALL: Gates = Gates {
+        window: None,
+        keep: None,
+        lambda: 8.0,
+    };
+    /// In the first half, hard: the threshold closes every one.
+    const EARLY: Gates = Gates {
+        window: Some((0.2, 0.6)),
+        ..Self::ALL
+    };
+    /// In the first half, without a threshold: what closes, the bound closes.
+    const BOUND: Gates = Gates {
+        keep: Some(0.5),
+        lambda: 0.0,
+        ..Self::EARLY
+    };
+}
 
 /// Runs to the end, writing and reading a checkpoint after every step of `cuts`.
 fn run_cut(
     method: Method,
     schedule: Option<Schedule>,
-    gate_window: Window,
+    gates: Gates,
     cuts: &[usize],
 ) -> (Outcome, usize) {
     let f = fixture("bert");
@@ -50,7 +77,8 @@ fn run_cut(
         lr: 3e-3,
         gate_lr: 0.05,
         gate_travel: None,
-        gate_window,
+        gate_window: gates.window,
+        keep: gates.keep,
         head_lr: 3e-3,
         warmup: 0.1,
         revive_every: 3,
@@ -63,7 +91,7 @@ fn run_cut(
         train_scored: 5,
         seed: 9,
         optimizer: Settings {
-            prox: Prox::Soft(8.0),
+            prox: Prox::Soft(gates.lambda),
             ..Settings::default()
         },
     };
@@ -106,20 +134,21 @@ fn run_cut(
 
 #[test]
 fn every_method_cut_after_any_step_has_the_parameters_of_an_uncut_run() {
-    for (method, schedule, window) in [
-        (Method::Sora, None, None),
-        (Method::Sora, None, Some((0.2, 0.6))),
-        (Method::Sora, Some(two_phases()), None),
-        (Method::Lora, None, None),
-        (Method::Adalora, None, None),
-        (Method::Head, None, None),
-        (Method::Bitfit, None, None),
-        (Method::Full, None, None),
+    for (method, schedule, gates) in [
+        (Method::Sora, None, Gates::ALL),
+        (Method::Sora, None, Gates::EARLY),
+        (Method::Sora, None, Gates::BOUND),
+        (Method::Sora, Some(two_phases()), Gates::ALL),
+        (Method::Lora, None, Gates::ALL),
+        (Method::Adalora, None, Gates::ALL),
+        (Method::Head, None, Gates::ALL),
+        (Method::Bitfit, None, Gates::ALL),
+        (Method::Full, None, Gates::ALL),
     ] {
-        let (whole, _) = run_cut(method, schedule.clone(), window, &[]);
+        let (whole, _) = run_cut(method, schedule.clone(), gates, &[]);
         let steps = whole.epochs.last().expect("epochs").step;
         let all: Vec<usize> = (1..=steps).collect();
-        let (cut, resumed) = run_cut(method, schedule, window, &all);
+        let (cut, resumed) = run_cut(method, schedule, gates, &all);
         assert_eq!(resumed, steps, "{method:?}");
         assert_eq!(whole.best_epoch, cut.best_epoch, "{method:?}");
         for (a, b) in whole.epochs.iter().zip(&cut.epochs) {
@@ -140,8 +169,8 @@ fn every_method_cut_after_any_step_has_the_parameters_of_an_uncut_run() {
 
 #[test]
 fn ranks_close_in_their_window_only_and_stay_closed() {
-    let (from, to) = (0.2, 0.6);
-    let (outcome, _) = run_cut(Method::Sora, None, Some((from, to)), &[]);
+    let (from, to) = Gates::EARLY.window.expect("a window");
+    let (outcome, _) = run_cut(Method::Sora, None, Gates::EARLY, &[]);
     let kept: Vec<usize> = outcome
         .epochs
         .iter()
@@ -156,4 +185,75 @@ fn ranks_close_in_their_window_only_and_stay_closed() {
         before.len() > 1 && after.len() > 1 && after[0] < before[0],
         "{kept:?}"
     );
+}
+
+#[test]
+fn a_bound_holds_from_the_end_of_the_window_on() {
+    let run = |keep| {
+        run_cut(
+            Method::Sora,
+            None,
+            Gates {
+                keep,
+                ..Gates::BOUND
+            },
+            &[],
+        )
+        .0
+    };
+    let told = |outcome: &Outcome| -> Vec<(f64, usize)> {
+        let epochs = outcome.epochs.iter();
+        epochs.map(|e| (e.loss, e.kept_parameters)).collect()
+    };
+    let (free, bound) = (told(&run(None)), told(&run(Gates::BOUND.keep)));
+    let full = free[0].1 as f64;
+    assert!(
+        free.iter().all(|&(_, kept)| kept as f64 == full),
+        "{free:?}"
+    );
+    assert_eq!(bound[0], free[0], "the window is open still");
+    for &(_, kept) in &bound[1..] {
+        let share = kept as f64 / full;
+        assert!((0.4..=0.5).contains(&share), "{bound:?}");
+    }
+    assert_eq!(
+        told(&run(Some(1.0))),
+        free,
+        "a bound that is met anyway changes nothing"
+    );
+}
+
+#[test]
+fn what_changes_the_base_least_is_closed_first() {
+    let f = fixture("bert");
+    let problem = Problem::SingleLabelClassification;
+    let mut live: Live = f.live(Method::Sora, "single", Level::Sequence, problem);
+    // Rank j of every site changes the base by j + 1 times something; sites cost differently, so counts may differ by a rank.
+    for parameter in &mut live.parameters {
+        let (kind, rows) = (parameter.kind, parameter.value.rows());
+        let unit = 1.0 / (parameter.value.cols() as f32).sqrt();
+        let mut value = parameter.value.view_mut();
+        for j in 0..rows {
+            match kind {
+                Kind::A => value.row_mut(j).fill(unit),
+                Kind::B => value.row_mut(j).fill(10f32.powi(j as i32) * unit),
+                Kind::Gate => value.row_mut(j)[0] = -1.0,
+                _ => {}
+            }
+        }
+    }
+    let full = live.kept().1;
+    live.keep_at_most(0.6);
+    let kept = live.kept().1;
+    assert!(
+        kept as f64 <= 0.6 * full as f64 && kept as f64 > 0.5 * full as f64,
+        "{kept} of {full}"
+    );
+    for (path, rank, gates) in live.ranks() {
+        let (closed, open) = gates.split_at(gates.len() - rank);
+        let right = closed.iter().all(|&g| g == 0.0) && open.iter().all(|&g| g == -1.0);
+        assert!(right, "{path}: {gates:?}");
+    }
+    live.keep_at_most(0.0);
+    assert_eq!(live.kept(), (0, 0));
 }

@@ -43,6 +43,7 @@ fn three_phases(prox: Prox, strengths: [f64; 3], frozen: bool) -> (Vec<Phase>, V
         gate_lr: 1e-2,
         gate_travel: None,
         gate_window: None,
+        keep: None,
         head_lr: 4e-3,
         warmup: 0.1,
         revive_every: 1,

@@ -174,6 +174,9 @@ pub(crate) struct OptimiserArgs {
     /// after, what is open stays open and A and B settle
     #[arg(long, value_name = "FROM:TO")]
     pub(super) gate_window: Option<Window>,
+    /// At most this share of A's and B's parameters stays when the window of the gates ends: what changes the base least is closed
+    #[arg(long, value_name = "SHARE", requires = "gate_window", conflicts_with = "strengths", value_parser = share::<f64>)]
+    pub(super) keep: Option<f64>,
     /// Learning rate of the head; that of A and B by default
     #[arg(long, value_name = "X")]
     pub(super) head_lr: Option<f64>,
@@ -187,13 +190,13 @@ pub(crate) struct OptimiserArgs {
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub(super) clip: f64,
     /// Share of each half's output that is dropped in training
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share::<f32>)]
     pub(super) dropout: f32,
     /// Share of the inputs of A that is dropped in training
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share::<f32>)]
     pub(super) lora_dropout: f32,
     /// Share of attention weights that is dropped in training
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share::<f32>)]
     pub(super) attention_dropout: f32,
     /// Seed of everything that is random
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -297,8 +300,9 @@ impl From<GateArg> for GateInit {
 /// (docs/quality.md).
 const GATES: f64 = 10.0;
 
-fn share(text: &str) -> Result<f32, String> {
-    let share = text.parse::<f32>().ok().filter(|x| (0.0..1.0).contains(x));
+fn share<X: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<X, String> {
+    let share = text.parse::<X>().ok();
+    let share = share.filter(|x| (X::from(0)..X::from(1)).contains(x));
     share.ok_or_else(|| "a share is from 0 to below 1".to_owned())
 }
 
@@ -381,6 +385,7 @@ impl Args {
             }),
             gate_travel: optimiser.gate_travel,
             gate_window: optimiser.gate_window.map(|w| (w.0, w.1)),
+            keep: optimiser.keep,
             head_lr: optimiser.head_lr.unwrap_or(optimiser.lr),
             warmup: optimiser.warmup,
             revive_every: adapt.revive_every,

@@ -166,6 +166,9 @@ pub(super) fn page(args: &Args, made: &Value, outcome: &Outcome, facts: &Facts<'
     if let [from, to] = plan["gate_window"].as_array().map_or(&[][..], |w| w) {
         gates.push_str(&format!(" from {from} to {to} of the steps"));
     }
+    if let Some(share) = plan["keep"].as_f64() {
+        gates.push_str(&format!(", at most {:.0} % kept", 100.0 * share));
+    }
     let rates = format!("{}, gates {gates}, head {}", plan["lr"], plan["head_lr"]);
     told.push(fact("learning rate", rates));
     told.push(fact("rows a step", plan["batch"].to_string()));

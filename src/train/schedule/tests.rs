@@ -14,6 +14,7 @@ fn plan(prox: Prox) -> Plan {
         gate_lr: 2e-3,
         gate_travel: None,
         gate_window: None,
+        keep: None,
         head_lr: 3e-3,
         warmup: 0.1,
         revive_every: 1,
