@@ -228,7 +228,7 @@ fn what_changes_the_base_least_is_closed_first() {
     let f = fixture("bert");
     let problem = Problem::SingleLabelClassification;
     let mut live: Live = f.live(Method::Sora, "single", Level::Sequence, problem);
-    // Rank j of every site changes the base by j + 1 times something; sites cost differently, so counts may differ by a rank.
+    // Rank j of every site changes the base by 10^j times the same; sites cost differently, so counts may differ by a rank.
     for parameter in &mut live.parameters {
         let (kind, rows) = (parameter.kind, parameter.value.rows());
         let unit = 1.0 / (parameter.value.cols() as f32).sqrt();
